@@ -1,0 +1,1 @@
+"""The worker's data: pydantic models that travel between its parts."""
