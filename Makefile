@@ -35,7 +35,7 @@ check: $(DEV_READY)
 	$(BIN)/python scripts/generate_protocol.py --check
 
 bench: $(DEV_READY)
-	$(BIN)/python -m bench $(ARGS)
+	PYTHONPATH=tests/support $(BIN)/python -m bench $(ARGS)
 
 protocol: $(DEV_READY)
 	$(BIN)/python scripts/generate_protocol.py

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its figures as ratios to the peer or limit it names."""

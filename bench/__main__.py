@@ -1,0 +1,27 @@
+"""Run the benchmarks named on the command line, or all: `make bench ARGS=concurrent_jobs`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+BENCHMARKS = ("worker_start", "concurrent_jobs")
+
+
+def main() -> int:
+    """Print every figure; return 1 when one missed its target."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME")
+    missed = 0
+    for name in parser.parse_args().names or BENCHMARKS:
+        module = importlib.import_module(f"bench.{name}")
+        print(f"{name}: {module.__doc__.splitlines()[0]}", flush=True)
+        for row in module.run():
+            print(row, flush=True)
+            missed += row.missed
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
