@@ -1,0 +1,1 @@
+"""The `mnemos` command: the platform in one hand."""

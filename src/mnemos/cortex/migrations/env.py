@@ -1,0 +1,12 @@
+"""Alembic's entry: migrates on the connection that CORTEX hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from mnemos.cortex.sql.schema import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

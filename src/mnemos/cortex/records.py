@@ -1,0 +1,386 @@
+"""What goes into the store and comes out of it. JSON stays text: CORTEX carries, workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .state_machine import JobState
+
+
+class Fence(StrEnum):
+    """What became of a call about one attempt; the words of the contract's Verdict."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    CANCELLED = "cancelled"
+
+
+class DesiredState(StrEnum):
+    """What a person wants a worker to be."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One attempt at one job: what a lease is on."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefVerdict:
+    """The answer about one attempt."""
+
+    job_id: str
+    attempt: int
+    verdict: Fence
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be stored. `input`, `runtime_config`, `retry_config`, `metadata` are JSON text."""
+
+    job_id: str
+    job_type: str
+    priority: int
+    family: str
+    version: str
+    runtime: str
+    runtime_config: str
+    input: str
+    timeout_seconds: int
+    retry_config: str
+    metadata: str
+    request_hash: str
+    min_memory_mb: int = 0
+    min_gpu_memory_mb: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    idempotency_key: str | None = None
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one NewJob; `conflict` is a sentence when its key belongs to another body."""
+
+    job_id: str
+    status: JobState
+    created: bool
+    conflict: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as it stands. `input` and `result` are None where a query leaves them out."""
+
+    seq: int
+    job_id: str
+    status: JobState
+    job_type: str
+    priority: int
+    family: str
+    version: str
+    runtime: str
+    runtime_config: str
+    input: str | None
+    timeout_seconds: int
+    retry_config: str
+    metadata: str
+    min_memory_mb: int
+    min_gpu_memory_mb: int
+    tags: str
+    group: str | None
+    idempotency_key: str | None
+    trace: str | None
+    attempt: int
+    retries_used: int
+    worker_id: str | None
+    status_message: str | None
+    cancel_requested: bool
+    submitted_at: float
+    available_at: float
+    started_at: float | None
+    finished_at: float | None
+    finish_seq: int | None
+    result: str | None
+    output_metadata: str | None
+    metrics: str | None
+    error_code: str | None
+    error: str | None
+    error_retryable: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt in a job's history."""
+
+    attempt: int
+    worker_id: str
+    started_at: float
+    ended_at: float | None
+    outcome: str | None
+    error_code: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows; None means any."""
+
+    statuses: Sequence[JobState] = ()
+    family: str | None = None
+    version: str | None = None
+    worker_id: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    submitted_after: float | None = None
+    submitted_before: float | None = None
+    before_seq: int | None = None
+    limit: int = 50
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One line of a job's log; `data` is JSON text."""
+
+    sequence: int
+    kind: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some events in order, and whether the job had ended when they were read."""
+
+    events: Sequence[EventRecord]
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCounts:
+    """How a group stands."""
+
+    total: int
+    pending: int
+    running: int
+    finished: int
+
+
+# ---------------------------------------------------------------- attempts
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """A model on a runtime."""
+
+    family: str
+    version: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """What a worker asks for, and with what in hand."""
+
+    worker_id: str
+    max_jobs: int
+    instance_id: str = ""
+    request_id: str = ""
+    warm: frozenset[ModelKey] = frozenset()
+    memory_available_mb: int = 0
+    gpu_memory_available_mb: int = 0
+    max_bytes: int = 3 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedJob:
+    """A job just given to a worker."""
+
+    job: JobRecord
+    lease_seconds: float
+    time_left_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatusUpdate:
+    """A running job's new status, and words for a person."""
+
+    job_id: str
+    attempt: int
+    status: JobState
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some tokens; `sequence` counts from 0 within the attempt."""
+
+    job_id: str
+    attempt: int
+    sequence: int
+    content: str
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAck:
+    """Chunks before `next_sequence` are durable."""
+
+    job_id: str
+    attempt: int
+    next_sequence: int
+    verdict: Fence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How an attempt ended, as its worker says. `result`, `metadata`, `metrics` are JSON text."""
+
+    job_id: str
+    attempt: int
+    status: JobState
+    result: str | None = None
+    output_metadata: str = "{}"
+    metrics: str = "{}"
+    error: str = ""
+    error_code: str = "internal"
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A job that its worker hands back unfinished."""
+
+    job_id: str
+    attempt: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one round of the reaper did."""
+
+    leases_expired: int = 0
+    timed_out: int = 0
+    workers_lost: int = 0
+    workers_forgotten: int = 0
+
+
+# ---------------------------------------------------------------- workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A worker that makes itself known. Capabilities and resources are JSON text."""
+
+    worker_id: str
+    instance_id: str
+    hostname: str
+    ip_address: str
+    version: str
+    capabilities: str
+    resources: str
+    tags: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatRecord:
+    """How a worker is. Resources and models are JSON text."""
+
+    worker_id: str
+    status: str
+    status_reason: str
+    resources: str | None
+    models: str
+    acknowledged_actions: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker as CORTEX knows it. Capabilities, resources, tags and models are JSON text."""
+
+    worker_id: str
+    instance_id: str
+    hostname: str
+    ip_address: str
+    version: str
+    capabilities: str
+    resources: str
+    tags: str
+    models: str
+    status: str
+    status_reason: str
+    desired_state: DesiredState
+    lost: bool
+    total_jobs_completed: int
+    total_jobs_failed: int
+    last_heartbeat: float
+    last_seen: float
+    registered_at: float
+    current_jobs: Sequence[str] = ()
+
+    @property
+    def shown_status(self) -> str:
+        """The one word for a person: what CORTEX knows goes before what the worker said."""
+        if self.lost:
+            return "lost"
+        if self.desired_state is DesiredState.PAUSED and self.status in {"idle", "busy"}:
+            return "paused"
+        return self.status
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """Something asked of a worker, kept until the worker says that it knows."""
+
+    action_id: str
+    worker_id: str
+    kind: str
+    reason: str = ""
+    jobs: Sequence[AttemptRef] = ()
+    config: str = ""
+    deadline_seconds: float | None = None
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCount:
+    """Jobs of one model at one priority."""
+
+    model: ModelKey
+    priority: int
+    pending: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueNumbers:
+    """The queue at one moment."""
+
+    lanes: Sequence[LaneCount]
+    delayed: int
+    oldest_pending_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of everything stored."""
+
+    jobs: Mapping[str, int]
+    workers: Mapping[str, int]
+    tokens_generated: int
+    leases_expired: int

@@ -1,0 +1,1 @@
+"""CORTEX's store on SQL."""

@@ -1,0 +1,121 @@
+"""Opening the SQLite file: its lock, its schema, its connections."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from ..errors import StartError, StorageUnavailableError
+
+DATABASE_NAME = "cortex.db"
+LOCK_NAME = "cortex.lock"
+BUSY_TIMEOUT_MS = 5000
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_migrating = threading.Lock()  # Alembic's environment is one per process
+
+
+class DirectoryLock:
+    """Makes sure that one CORTEX alone uses a data directory. The kernel frees it on any exit."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, making the directory. Raises StartError, in one sentence."""
+        path = self._directory / LOCK_NAME
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(
+                f"The data directory {self._directory} cannot be used: {error.strerror}."
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise StartError(
+                f"Another CORTEX already uses the data directory {self._directory}."
+            ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go of the lock. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def migrate(database: Path) -> None:
+    """Bring the schema up to date. Raises StartError when the file is not CORTEX's to use."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
+    try:
+        with _migrating, engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except Exception as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StartError(f"The database {database} cannot be opened: {reason}.") from error
+    finally:
+        engine.dispose()
+
+
+def connect(database: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a connection in autocommit mode whose rows answer to column names.
+
+    The caller sees to it that one thread at a time uses it.
+    """
+    connection = sqlite3.connect(
+        database,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cache_size = -65536")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def storage_error(error: sqlite3.Error) -> StorageUnavailableError:
+    """Say in one sentence why the database could not be used."""
+    return StorageUnavailableError(f"CORTEX cannot use its database: {error}.")
+
+
+def is_storage_failure(error: sqlite3.Error) -> bool:
+    """Say whether the disk, and not the statement, is at fault."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+    }

@@ -1,0 +1,195 @@
+"""The tables. Migrations build them; tests check that both say the same.
+
+`jobs` is narrow because it is rewritten at every step; bulky texts lie in `job_inputs` and
+`job_results`. A *lane* is one combination of what a job demands of a worker: claiming looks at
+the heads of fitting lanes, so its cost does not grow with the backlog.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _partial(name: str, where: str, *columns: object) -> Index:
+    condition = text(where)
+    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)  # type: ignore[arg-type]  # columns or SQL text
+
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("lane_id", Integer, primary_key=True),
+    Column("lane_key", Text, nullable=False, unique=True),
+    Column("runtime", Text, nullable=False),
+    Column("job_type", Text, nullable=False),
+    Column("family", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("min_memory_mb", Integer, nullable=False),
+    Column("min_gpu_memory_mb", Integer, nullable=False),
+    Column("tags", Text, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("job_id", Text, nullable=False, unique=True),
+    Column("lane_id", Integer, ForeignKey("lanes.lane_id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("queued", Boolean, nullable=False),
+    Column("delayed", Boolean, nullable=False),
+    Column("job_type", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("family", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("retry_config", Text, nullable=False),
+    Column("min_memory_mb", Integer, nullable=False),
+    Column("min_gpu_memory_mb", Integer, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("group_name", Text),
+    Column("idempotency_key", Text, unique=True),
+    Column("request_hash", Text, nullable=False),
+    Column("trace", Text),
+    Column("size_bytes", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("retries_used", Integer, nullable=False),
+    Column("worker_id", Text),
+    Column("claim_request_id", Text),
+    Column("renewed", Boolean, nullable=False),
+    Column("next_chunk", Integer, nullable=False),
+    Column("status_message", Text),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("submitted_at", Float, nullable=False),
+    Column("available_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("finish_seq", Integer),
+    Column("lease_expires_at", Float),
+    Column("deadline_at", Float),
+    Column("error_code", Text),
+    Column("error", Text),
+    Column("error_retryable", Boolean),
+    _partial("jobs_queue", "queued", "lane_id", text("priority DESC"), "seq"),
+    _partial("jobs_delayed", "delayed", "available_at"),
+    _partial("jobs_pending", "status = 'pending'", "seq"),
+    _partial("jobs_leases", "lease_expires_at IS NOT NULL", "lease_expires_at"),
+    _partial("jobs_deadlines", "deadline_at IS NOT NULL", "deadline_at"),
+    _partial("jobs_holders", "lease_expires_at IS NOT NULL", "worker_id"),
+    Index("jobs_by_status", "status", "seq"),
+    Index("jobs_by_model", "family", "version", "seq"),
+    _partial("jobs_by_worker", "worker_id IS NOT NULL", "worker_id", "seq"),
+    _partial("jobs_by_group", "group_name IS NOT NULL", "group_name", "seq"),
+    _partial(
+        "jobs_finished_by_group",
+        "group_name IS NOT NULL AND finish_seq IS NOT NULL",
+        "group_name",
+        "finish_seq",
+    ),
+    sqlite_autoincrement=True,
+)
+
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("input", Text, nullable=False),
+    Column("runtime_config", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+)
+
+job_results = Table(
+    "job_results",
+    metadata,
+    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("result", Text),
+    Column("output_metadata", Text, nullable=False),
+    Column("metrics", Text, nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("worker_id", Text, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", Text),
+    Column("reported", Boolean, nullable=False),
+    Column("error_code", Text),
+    Column("error", Text),
+    sqlite_with_rowid=False,
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("instance_id", Text, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("ip_address", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("capabilities", Text, nullable=False),
+    Column("resources", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("models", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("status_reason", Text, nullable=False),
+    Column("desired_state", Text, nullable=False),
+    Column("lost", Boolean, nullable=False),
+    Column("total_jobs_completed", Integer, nullable=False),
+    Column("total_jobs_failed", Integer, nullable=False),
+    Column("last_heartbeat", Float, nullable=False),
+    Column("last_seen", Float, nullable=False),
+    Column("registered_at", Float, nullable=False),
+)
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("action_id", Text, nullable=False, unique=True),
+    Column("worker_id", Text, ForeignKey("workers.worker_id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("jobs", Text, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("deadline_seconds", Float),
+    Index("actions_by_worker", "worker_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)

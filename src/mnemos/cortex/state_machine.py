@@ -1,0 +1,163 @@
+"""A job's states, the only table of allowed changes, and what follows a failure.
+
+Pure: no I/O, no clock; times and randomness are given. docs/lifecycle.md draws `TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    PENDING = "pending"
+    ACQUIRED = "acquired"
+    LOADING_MODEL = "loading_model"
+    EXECUTING = "executing"
+    STREAMING = "streaming"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+class Outcome(StrEnum):
+    """How one attempt at a job ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Phase(StrEnum):
+    """States, as far as counting goes."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+_ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT})
+_ENDS_OR_BACK = _ENDS | {JobState.PENDING}
+
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.ACQUIRED, JobState.CANCELLED}),
+    JobState.ACQUIRED: _ENDS_OR_BACK
+    | {JobState.LOADING_MODEL, JobState.EXECUTING, JobState.STREAMING},
+    JobState.LOADING_MODEL: _ENDS_OR_BACK | {JobState.EXECUTING, JobState.STREAMING},
+    JobState.EXECUTING: _ENDS_OR_BACK | {JobState.STREAMING},
+    JobState.STREAMING: _ENDS_OR_BACK,
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset({JobState.PENDING}),
+    JobState.CANCELLED: frozenset({JobState.PENDING}),
+    JobState.TIMEOUT: frozenset({JobState.PENDING}),
+}
+"""Every change a job may make. Back to pending from an end is a person's retry."""
+
+PHASES: Mapping[JobState, Phase] = {
+    JobState.PENDING: Phase.PENDING,
+    JobState.ACQUIRED: Phase.RUNNING,
+    JobState.LOADING_MODEL: Phase.RUNNING,
+    JobState.EXECUTING: Phase.RUNNING,
+    JobState.STREAMING: Phase.RUNNING,
+    JobState.COMPLETED: Phase.FINISHED,
+    JobState.FAILED: Phase.FINISHED,
+    JobState.CANCELLED: Phase.FINISHED,
+    JobState.TIMEOUT: Phase.FINISHED,
+}
+TERMINAL = frozenset(state for state, phase in PHASES.items() if phase is Phase.FINISHED)
+ACTIVE = frozenset(state for state, phase in PHASES.items() if phase is Phase.RUNNING)
+RETRYABLE_BY_HAND = frozenset(state for state in TERMINAL if JobState.PENDING in TRANSITIONS[state])
+
+
+class TransitionError(Exception):
+    """A change that the table does not allow."""
+
+    def __init__(self, source: JobState, target: JobState) -> None:
+        super().__init__(f"A job cannot go from {source} to {target}.")
+        self.source = source
+        self.target = target
+
+
+def check_transition(source: JobState, target: JobState) -> None:
+    """Raise TransitionError unless a job may go from `source` to `target`."""
+    if target not in TRANSITIONS[source]:
+        raise TransitionError(source, target)
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram, so that the drawing in docs/ cannot drift."""
+    return "\n".join(["stateDiagram-v2", *_mermaid_lines()]) + "\n"
+
+
+def _mermaid_lines() -> Iterator[str]:
+    yield f"    [*] --> {JobState.PENDING}"
+    for source in JobState:
+        for target in JobState:
+            if target in TRANSITIONS[source]:
+                yield f"    {source} --> {target}"
+    for state in JobState:
+        if state in TERMINAL:
+            yield f"    {state} --> [*]"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how soon an attempt that failed is followed by another."""
+
+    max_retries: int = 3
+    initial_backoff_seconds: float = 1.0
+    max_backoff_seconds: float = 300.0
+    retryable_codes: tuple[str, ...] = ()
+    """Empty: what the worker calls retryable is retried, and a timeout is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a job becomes after an attempt that did not complete it."""
+
+    state: JobState
+    delay_seconds: float = 0.0
+    retries_used: int = 0
+
+
+def backoff_seconds(policy: RetryPolicy, retries_used: int, random: Callable[[], float]) -> float:
+    """Full jitter over initial × 2ⁿ, at most the policy's cap. `random` gives 0 ≤ x < 1."""
+    exponent = min(retries_used, 63)
+    ceiling = min(policy.max_backoff_seconds, policy.initial_backoff_seconds * 2.0**exponent)
+    return ceiling * random()
+
+
+def is_retryable(policy: RetryPolicy, code: str, *, by_nature: bool) -> bool:
+    """Say whether the policy lets a failure with this code be tried again.
+
+    A lost worker says nothing about the job, so it is always worth a retry; the job's own timeout
+    is one only if the policy names it.
+    """
+    if code == "worker_lost":
+        return True
+    if policy.retryable_codes:
+        return code in policy.retryable_codes
+    return by_nature and code != "timeout"
+
+
+def decide_after_failure(
+    policy: RetryPolicy,
+    retries_used: int,
+    code: str,
+    *,
+    by_nature: bool,
+    random: Callable[[], float],
+) -> Decision:
+    """Say what becomes of a job whose attempt failed, was lost or ran out of time."""
+    if is_retryable(policy, code, by_nature=by_nature) and retries_used < policy.max_retries:
+        delay = backoff_seconds(policy, retries_used, random)
+        return Decision(JobState.PENDING, delay, retries_used + 1)
+    end = JobState.TIMEOUT if code == "timeout" else JobState.FAILED
+    return Decision(end, retries_used=retries_used)

@@ -1,0 +1,150 @@
+"""The promise that every store keeps, whatever database it is made of.
+
+  - Nothing is answered before it is durable.
+  - A call either happens whole or not at all; one that fails has changed nothing.
+  - Every call about an attempt is fenced: it changes something only if that attempt holds the job
+    and the caller is the worker that was given it.
+  - Times are the store's own clock.
+
+tests/integration/cortex holds one behaviour suite that runs unchanged against each store.
+Every method may raise StorageUnavailableError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .records import (
+    ActionRecord,
+    AttemptRecord,
+    AttemptRef,
+    Chunk,
+    ChunkAck,
+    ClaimRequest,
+    DesiredState,
+    EventPage,
+    GroupCounts,
+    HeartbeatRecord,
+    JobFilter,
+    JobRecord,
+    LeasedJob,
+    NewJob,
+    QueueNumbers,
+    Reaped,
+    RefVerdict,
+    Registration,
+    Release,
+    Report,
+    StatusUpdate,
+    Submitted,
+    Totals,
+    WorkerRecord,
+)
+
+
+class JobStore(Protocol):
+    """What people do with jobs."""
+
+    async def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        """Store jobs in one commit; the same idempotency key gives the first job back."""
+
+    async def get_job(self, job_id: str) -> JobRecord:
+        """Return a job with its input and result. Raises JobNotFoundError."""
+
+    async def get_attempts(self, job_id: str) -> list[AttemptRecord]:
+        """Return the history of a job's attempts, oldest first."""
+
+    async def list_jobs(self, query: JobFilter) -> list[JobRecord]:
+        """Return jobs, newest first."""
+
+    async def cancel_job(self, job_id: str) -> None:
+        """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
+
+    async def cancel_group(self, group: str) -> int:
+        """Stop every unfinished job of a group, and return how many were asked to stop."""
+
+    async def retry_job(self, job_id: str) -> None:
+        """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
+
+    async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
+        """Return a page of a job's log. Raises JobNotFoundError."""
+
+    async def group_results(self, group: str, after: int, limit: int) -> list[JobRecord]:
+        """Return finished jobs of a group in finishing order, after a finish number."""
+
+    async def group_counts(self, group: str) -> GroupCounts:
+        """Say how a group stands."""
+
+    async def queue_numbers(self) -> QueueNumbers:
+        """Return the queue's numbers at this moment."""
+
+    async def totals(self) -> Totals:
+        """Return counts over everything stored."""
+
+
+class AttemptStore(Protocol):
+    """What workers do with attempts."""
+
+    async def claim(self, request: ClaimRequest) -> list[LeasedJob]:
+        """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
+
+    async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
+        """Extend leases to a whole lease from now."""
+
+    async def update_status(
+        self, worker_id: str, updates: Sequence[StatusUpdate]
+    ) -> list[RefVerdict]:
+        """Move attempts forward; a step backwards changes nothing."""
+
+    async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
+        """Append tokens to jobs' logs, each exactly once and in order; one ack per attempt."""
+
+    async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
+        """End attempts; exactly one attempt of a job is ever accepted as its completion."""
+
+    async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
+        """Give jobs back to the queue at once, without charging a retry."""
+
+    async def reap(self) -> Reaped:
+        """End what is overdue: leases, timeouts, silent workers."""
+
+    async def promote_due(self) -> float | None:
+        """Queue delayed jobs that are due; return the seconds until the next one is, if any."""
+
+
+class WorkerStore(Protocol):
+    """What workers and people do with workers."""
+
+    async def register(self, registration: Registration) -> float:
+        """Make a worker known, and return when. A new instance loses the old one's jobs."""
+
+    async def deregister(self, worker_id: str, reason: str) -> None:
+        """Forget a worker and release what it holds. Forgetting twice is fine."""
+
+    async def heartbeat(self, heartbeat: HeartbeatRecord) -> list[ActionRecord]:
+        """Note how a worker is; return its open actions. Raises WorkerUnknownError."""
+
+    async def touch_worker(self, worker_id: str) -> None:
+        """Note that a worker was heard. Raises WorkerUnknownError."""
+
+    async def open_actions(self, worker_id: str) -> list[ActionRecord]:
+        """Return actions not yet acknowledged, oldest first. Raises WorkerUnknownError."""
+
+    async def direct_worker(
+        self, worker_id: str, kind: str, desired: DesiredState, reason: str
+    ) -> None:
+        """Ask an action of a worker and note the wish. Raises WorkerNotFoundError."""
+
+    async def get_worker(self, worker_id: str) -> WorkerRecord:
+        """Return a worker. Raises WorkerNotFoundError."""
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """Return all workers, oldest registration first."""
+
+
+class Store(JobStore, AttemptStore, WorkerStore, Protocol):
+    """Everything CORTEX keeps."""
+
+    async def check_writable(self) -> None:
+        """Write and commit something small. Raises StorageUnavailableError, saying why."""

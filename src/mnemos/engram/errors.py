@@ -1,0 +1,75 @@
+"""Everything that can go wrong with object storage, as one tree.
+
+    EngramError
+    ├── InvalidKeyError           invalid_key          a bucket, key or name that is not allowed
+    ├── ArtifactRefusedError      invalid_artifact     a folder that must not be published
+    ├── ObjectNotFoundError       object_not_found     the bucket is there, the object is not
+    ├── BucketNotFoundError       bucket_not_found     create it with ensure_bucket()
+    ├── AccessDeniedError         access_denied        the keys are wrong or lack a right
+    ├── StorageUnavailableError   storage_unavailable  out of reach, full or failing: try again
+    └── LocalDiskError            local_disk           this machine's disk, not the storage
+
+May the same call be sent again? (`retryable`) Whose fault is it? (`code`)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EngramError(Exception):
+    """The root. `message` is one sentence for a person."""
+
+    code: ClassVar[str] = "storage_unavailable"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidKeyError(EngramError):
+    """A bucket, key, name or URL that is not allowed."""
+
+    code = "invalid_key"
+
+
+class ArtifactRefusedError(EngramError):
+    """A folder that holds something a model must not bring along."""
+
+    code = "invalid_artifact"
+
+
+class ObjectNotFoundError(EngramError):
+    """The bucket has no such object."""
+
+    code = "object_not_found"
+
+
+class BucketNotFoundError(EngramError):
+    """The storage has no such bucket."""
+
+    code = "bucket_not_found"
+
+
+class AccessDeniedError(EngramError):
+    """The storage refused the keys, or what they may do."""
+
+    code = "access_denied"
+
+
+class StorageUnavailableError(EngramError):
+    """The storage is out of reach, full, or failed in a way that may pass."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class LocalDiskError(EngramError):
+    """A file on this machine could not be read or written; `errno` says why."""
+
+    code = "local_disk"
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno

@@ -1,0 +1,1 @@
+"""GENOME: what models there are, where their files lie and how they are run."""

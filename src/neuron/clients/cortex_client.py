@@ -1,0 +1,312 @@
+"""CORTEX gRPC client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import uuid4
+
+import grpc
+import structlog
+from mnemos.protocol.v1 import cortex_pb2 as pb
+from mnemos.protocol.v1 import cortex_pb2_grpc as pb_grpc
+
+from ..errors import CortexUnavailableError, InvalidInputError, NeuronError, WorkerUnknownError
+from ..models.action import Action, HeartbeatAnswer
+from ..models.job import JobResult, JobSpec, JobStatus, JobType
+from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, StatusUpdate, Verdict
+from ..models.worker import Heartbeat, LoadedModel, WorkerInfo, WorkerRegistration, WorkerStatus
+from . import convert, convert_worker
+from .token_channel import TokenChannel
+
+logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+SENDABLE_BYTES = 3 * 1024 * 1024
+"""What one message to CORTEX may carry; its limit of 4 MiB less room for the rest."""
+OFFERED_JOB_TYPES = (JobType.INFERENCE,)
+UNKNOWN_WORKER_PREFIX = "worker_unknown:"
+
+_CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+_UNREACHABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def translate(error: grpc.RpcError, url: str) -> NeuronError:
+    """Return what a failed call means to the worker."""
+    code = error.code()
+    details = error.details() or ""
+    if code is grpc.StatusCode.NOT_FOUND and details.startswith(UNKNOWN_WORKER_PREFIX):
+        return WorkerUnknownError(details)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidInputError(f"CORTEX refused a call: {details}")
+    if code in _UNREACHABLE:
+        return CortexUnavailableError(
+            f"CORTEX at {url} does not answer ({code.name.lower()}: {details})"
+        )
+    return NeuronError(f"CORTEX at {url} refused a call ({code.name.lower()}: {details})")
+
+
+class CortexClient:
+    """Every call a worker makes to CORTEX.
+
+    `timeout` is the deadline of one call in seconds; a long-poll gets its wait on top. Each call
+    raises CortexUnavailableError (send it again), WorkerUnknownError (register first) or another
+    NeuronError. Cancelling a call cancels it at CORTEX too.
+    """
+
+    def __init__(self, url: str, timeout: float = 30) -> None:
+        self.url = url
+        self.timeout = timeout
+        self.instance_id = uuid4().hex
+        self.last_error: str | None = "no call was made yet"
+        """What the last call failed with; None after a success."""
+        self.channel: grpc.aio.Channel | None = None
+        self._stub: pb_grpc.CortexServiceAsyncStub | None = None
+        logger.info("cortex_client_initialized", url=url)
+
+    @property
+    def stub(self) -> pb_grpc.CortexServiceAsyncStub:
+        """The generated stub; connect() makes it."""
+        if self._stub is None:
+            raise CortexUnavailableError("the client is not connected to CORTEX")
+        return self._stub
+
+    async def connect(self) -> None:
+        """Open the channel; it connects by itself, now and after every break."""
+        if self.channel is None:
+            self.channel = grpc.aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
+            self._stub = pb_grpc.CortexServiceStub(self.channel)  # type: ignore[assignment]  # one class serves both kinds of channel
+            logger.info("cortex_client_connected", url=self.url)
+
+    async def close(self) -> None:
+        """Close the channel; open calls are cancelled. May be called twice."""
+        channel, self.channel, self._stub = self.channel, None, None
+        if channel is not None:
+            await channel.close()
+            logger.info("cortex_client_closed")
+
+    async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
+        try:
+            answer = await make()
+        except grpc.RpcError as error:
+            translated = translate(error, self.url)
+            self.note_error(translated)
+            raise translated from error
+        self.last_error = None
+        return answer
+
+    def note_error(self, error: NeuronError) -> None:
+        """Remember that CORTEX cannot be reached; an answer, even a refusal, is contact."""
+        self.last_error = error.message if isinstance(error, CortexUnavailableError) else None
+
+    async def register_worker(
+        self, registration: WorkerRegistration, worker_id: str = ""
+    ) -> WorkerInfo:
+        """Make the worker known; with `worker_id`, known again under its old id."""
+        request = convert_worker.to_registration(
+            registration, worker_id, self.instance_id, OFFERED_JOB_TYPES
+        )
+        answer = await self._call(
+            lambda: self.stub.RegisterWorker(request, timeout=self.timeout),
+        )
+        logger.info(
+            "worker_registered", hostname=registration.hostname, worker_id=answer.worker_id
+        )
+        now = datetime.now(UTC)
+        registered_at = (
+            convert.from_timestamp(answer.registered_at) if answer.HasField("registered_at") else now
+        )
+        return WorkerInfo(
+            worker_id=answer.worker_id,
+            hostname=registration.hostname,
+            status=WorkerStatus.IDLE,
+            capabilities=registration.capabilities,
+            last_heartbeat=now,
+            registered_at=registered_at,
+            updated_at=now,
+            lease_seconds=convert.from_duration(answer.lease) or 15.0,
+        )
+
+    async def deregister_worker(self, worker_id: str, reason: str = "") -> None:
+        """Make CORTEX forget the worker; jobs it still holds go back to the queue."""
+        request = pb.DeregisterWorkerRequest(worker_id=worker_id, reason=reason)
+        await self._call(lambda: self.stub.DeregisterWorker(request, timeout=self.timeout))
+        logger.info("worker_deregistered", worker_id=worker_id)
+
+    async def send_heartbeat(
+        self,
+        heartbeat: Heartbeat,
+        *,
+        attempts: list[AttemptRef] | None = None,
+        acknowledged_action_ids: list[str] | None = None,
+        total_completed: int = 0,
+        total_failed: int = 0,
+    ) -> HeartbeatAnswer:
+        """Say how the worker is; the answer repeats every action not yet acknowledged."""
+        request = convert_worker.to_heartbeat(heartbeat)
+        request.current_jobs.extend(convert_worker.to_refs(attempts or []))
+        request.acknowledged_action_ids.extend(acknowledged_action_ids or [])
+        request.total_jobs_completed = total_completed
+        request.total_jobs_failed = total_failed
+        answer = await self._call(lambda: self.stub.Heartbeat(request, timeout=self.timeout))
+        actions = [a for a in map(convert_worker.from_action, answer.actions) if a is not None]
+        return HeartbeatAnswer(
+            acknowledged=answer.acknowledged,
+            action=actions[0].kind if actions else None,
+            message=answer.message or None,
+            actions=actions,
+        )
+
+    async def acquire_job(self, worker_id: str) -> JobSpec | None:
+        """Return the next job at once, or None; acquire_jobs brings its lease along."""
+        acquired = await self.acquire_jobs(worker_id, 1, wait_seconds=0)
+        return acquired.jobs[0].job if acquired.jobs else None
+
+    async def acquire_jobs(
+        self,
+        worker_id: str,
+        max_jobs: int,
+        wait_seconds: float,
+        *,
+        models: list[LoadedModel] | None = None,
+        memory_available_mb: int = 0,
+        gpu_memory_available_mb: int = 0,
+        request_id: str = "",
+    ) -> AcquiredJobs:
+        """Wait up to `wait_seconds` for jobs and lease up to `max_jobs`.
+
+        A repeat with the same `request_id` returns what the first call leased, if its answer was
+        lost on the way.
+        """
+        request = pb.AcquireJobRequest(
+            worker_id=worker_id,
+            max_jobs=max_jobs,
+            wait=convert.to_duration(wait_seconds),
+            models=[convert_worker.to_loaded_model(model) for model in models or []],
+            memory_available_mb=memory_available_mb,
+            gpu_memory_available_mb=gpu_memory_available_mb,
+            request_id=request_id or uuid4().hex,
+            instance_id=self.instance_id,
+        )
+        deadline = wait_seconds + self.timeout
+        answer = await self._call(lambda: self.stub.AcquireJob(request, timeout=deadline))
+        return convert.from_acquired(answer)
+
+    async def renew_leases(
+        self, worker_id: str, refs: list[AttemptRef], timeout: float | None = None
+    ) -> Renewal:
+        """Say that the attempts go on, all in one call."""
+        request = pb.RenewLeasesRequest(worker_id=worker_id, jobs=convert_worker.to_refs(refs))
+        deadline = self.timeout if timeout is None else min(timeout, self.timeout)
+        answer = await self._call(lambda: self.stub.RenewLeases(request, timeout=deadline))
+        return Renewal(
+            convert.from_verdicts(answer.verdicts), convert.from_duration(answer.lease) or 15.0
+        )
+
+    async def watch_actions(self, worker_id: str) -> AsyncIterator[Action | None]:
+        """Yield None once the stream is open, then each action the moment it is decided.
+
+        Ends or raises when the stream breaks; the caller opens the next one.
+        """
+        call = self.stub.WatchActions(pb.WatchActionsRequest(worker_id=worker_id))
+        try:
+            async for message in call:
+                if not message.HasField("action"):
+                    yield None
+                elif action := convert_worker.from_action(message.action):
+                    yield action
+        except grpc.RpcError as error:
+            raise translate(error, self.url) from error
+        finally:
+            call.cancel()
+
+    async def update_job_status(self, job_id: str, status: JobStatus, attempt: int = 1) -> Verdict:
+        """Move one running job to another state."""
+        ref = AttemptRef(job_id, attempt)
+        verdicts = await self.update_job_statuses("", [StatusUpdate(ref, status)])
+        return verdicts.get(ref, Verdict.ACCEPTED)
+
+    async def update_job_statuses(
+        self, worker_id: str, updates: list[StatusUpdate]
+    ) -> dict[AttemptRef, Verdict]:
+        """Move running jobs to other states, all in one call."""
+        request = pb.UpdateJobStatusRequest(
+            worker_id=worker_id, updates=[convert.to_status_update(update) for update in updates]
+        )
+        answer = await self._call(lambda: self.stub.UpdateJobStatus(request, timeout=self.timeout))
+        for update in updates:
+            logger.debug(
+                "job_status_updated", job_id=update.ref.job_id, status=update.status.value
+            )
+        return convert.from_verdicts(answer.verdicts)
+
+    def open_token_channel(self, worker_id: str) -> TokenChannel:
+        """Open the stream that carries tokens; it connects when first used."""
+        return TokenChannel(self.stub.StreamResult(), worker_id, lambda e: translate(e, self.url))
+
+    async def report_result(self, result: JobResult) -> Verdict:
+        """Report one ended attempt."""
+        verdicts = await self.report_results(result.worker_id, [result])
+        return verdicts.get(AttemptRef(result.job_id, result.attempt), Verdict.STALE)
+
+    async def report_results(
+        self, worker_id: str, results: list[JobResult]
+    ) -> dict[AttemptRef, Verdict]:
+        """Report ended attempts, all in one call."""
+        request = pb.ReportResultRequest(
+            worker_id=worker_id, results=[convert.to_result(result) for result in results]
+        )
+        answer = await self._call(lambda: self.stub.ReportResult(request, timeout=self.timeout))
+        for result in results:
+            logger.info("job_result_reported", job_id=result.job_id, status=result.status.value)
+        return convert.from_verdicts(answer.verdicts)
+
+    async def release_jobs(
+        self, worker_id: str, jobs: list[ReleasedJob]
+    ) -> dict[AttemptRef, Verdict]:
+        """Hand jobs back unfinished; it costs them no retry."""
+        request = pb.ReleaseJobsRequest(
+            worker_id=worker_id, jobs=[convert.to_released(job) for job in jobs]
+        )
+        answer = await self._call(lambda: self.stub.ReleaseJobs(request, timeout=self.timeout))
+        return convert.from_verdicts(answer.verdicts)
+
+    async def wait_until_reachable(self, timeout: float) -> bool:
+        """Return whether a connection stood within `timeout` seconds."""
+        if self.channel is None:
+            return False
+        try:
+            async with asyncio.timeout(timeout):
+                await self.channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
+
+
+def result_size(result: JobResult) -> int:
+    """Return about how many bytes the result takes on the wire."""
+    return convert.to_result(result).ByteSize()
+
+

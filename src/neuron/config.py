@@ -1,0 +1,217 @@
+"""The worker's settings, from NEURON_* variables and .env."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from . import __version__
+from .errors import ConfigurationError
+from .models.runtime import RuntimeType
+
+ENV_PREFIX = "NEURON_"
+ENV_FILE = ".env"
+
+CommaSeparated = NoDecode
+_DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
+
+
+def own_ip_address() -> str:
+    """Return the address this machine would send from; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_DOCUMENTATION_ADDRESS)  # UDP: only looks up the route
+        except OSError:
+            return "127.0.0.1"
+        address: str = probe.getsockname()[0]
+        return address
+
+
+class _KnownNamesOfDotEnv(DotEnvSettingsSource):
+    """A .env file is shared with other programs: their names are not ours to refuse."""
+
+    def __call__(self) -> dict[str, Any]:
+        known = self.settings_cls.model_fields
+        return {name: value for name, value in super().__call__().items() if name in known}
+
+
+class Settings(BaseSettings):
+    """Everything an operator can say; units are in the comments where the name has none.
+
+    Lists and maps come as comma-separated text, or as such in the constructor.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    # Who this worker is
+    hostname: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
+    ip_address: str = Field(default_factory=own_ip_address)
+    version: str = __version__
+    worker_id: str | None = Field(default=None, pattern=r"^wrk_[A-Za-z0-9_-]{1,64}$")
+    worker_tags: Annotated[dict[str, str], CommaSeparated] = Field(default_factory=dict)
+
+    # The neighbours; timeouts in seconds
+    cortex_grpc_url: str = Field(default="cortex:9090", min_length=1)
+    cortex_timeout: float = Field(default=30, gt=0, le=600)
+    genome_http_url: str = Field(default="http://genome:8081", pattern=r"^https?://")
+    genome_timeout: float = Field(default=30, gt=0, le=600)
+    minio_endpoint: str = Field(default="engram:9000", min_length=1)
+    minio_access_key: SecretStr = SecretStr("")
+    minio_secret_key: SecretStr = SecretStr("")
+    minio_secure: bool = False
+
+    # What it runs
+    supported_runtimes: Annotated[list[RuntimeType], CommaSeparated] = Field(
+        default_factory=lambda: list(RuntimeType), min_length=1
+    )
+    max_concurrent_jobs: int = Field(default=1, ge=1, le=1024)
+    max_model_size_gb: float = Field(default=40, gt=0)
+    max_batch_size: int = Field(default=32, ge=1, le=1024)
+    max_loaded_models: int = Field(default=1, ge=1, le=64)
+    model_load_timeout: float = Field(default=1800, gt=0)  # seconds
+    model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
+    allow_remote_code: bool = False
+    vllm_python: str | None = None
+    pytorch_python: str | None = None
+    transformers_python: str | None = None
+
+    # How it behaves; seconds
+    heartbeat_interval: float = Field(default=30, gt=0, le=3600)
+    poll_interval: float = Field(default=1.0, gt=0, le=60)
+    poll_wait: float = Field(default=20, gt=0, le=30)
+    shutdown_timeout: float = Field(default=300, ge=0)
+
+    # What it shows
+    api_host: str = "0.0.0.0"  # noqa: S104 - the documented default, for container health checks
+    api_port: int = Field(default=8000, ge=0, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    otlp_endpoint: str | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _KnownNamesOfDotEnv(settings_cls), file_secret_settings
+
+    @field_validator("supported_runtimes", mode="before")
+    @classmethod
+    def _runtimes_from_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [name.strip().lower() for name in value.split(",") if name.strip()]
+        return list(dict.fromkeys(value)) if isinstance(value, list) else value
+
+    @field_validator("worker_tags", mode="before")
+    @classmethod
+    def _tags_from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        tags = {}
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            name, equals, text = pair.partition("=")
+            if not equals or not name.strip():
+                raise ValueError(f"{pair!r} is not of the form name=value")
+            tags[name.strip()] = text.strip()
+        return tags
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_capitals(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("genome_http_url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _engram_can_be_named(self) -> Settings:
+        scheme, separator, _ = self.minio_endpoint.partition("://")
+        if separator and scheme not in ("http", "https", "file"):
+            raise ValueError(
+                f"minio_endpoint is host:port, http(s)://host:port or file:///dir, not {scheme}://…"
+            )
+        return self
+
+    def interpreter(self, runtime: RuntimeType) -> str | None:
+        """Return the Python that the operator named for the runtime's engines, if any."""
+        named: dict[RuntimeType, str | None] = {
+            RuntimeType.VLLM: self.vllm_python,
+            RuntimeType.PYTORCH: self.pytorch_python,
+            RuntimeType.TRANSFORMERS: self.transformers_python,
+        }
+        return named[runtime]
+
+    def shown(self) -> dict[str, Any]:
+        """Return all settings for display; secrets are masked."""
+        return self.model_dump(mode="json")
+
+
+class ChangeableSettings(BaseModel):
+    """What update_config may change while the worker runs."""
+
+    model_config = {"extra": "forbid"}
+
+    max_concurrent_jobs: int | None = Field(default=None, ge=1, le=1024)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None = None
+    heartbeat_interval: float | None = Field(default=None, gt=0, le=3600)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings of this process.
+
+    Raises:
+        ConfigurationError: an unknown NEURON_* name or a value that cannot be; one sentence.
+    """
+    _refuse_unknown_names()
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(describe_validation_error(error)) from None
+
+
+def _refuse_unknown_names() -> None:
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    in_file = dotenv_values(ENV_FILE) if Path(ENV_FILE).is_file() else {}
+    for name in (*os.environ, *in_file):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.0)
+            raise ConfigurationError(f"{name} is not a setting of NEURON; did you mean {near[0]}?")
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Return one sentence that names each wrong field and what is wrong with it."""
+    parts = []
+    for problem in error.errors(include_url=False, include_input=True):
+        place = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem.get("input")
+        shown = f" (not {given!r})" if isinstance(given, str | int | float) else ""
+        parts.append(f"{place}: {message}{shown}" if place else message)
+    return "; ".join(parts)

@@ -1,0 +1,327 @@
+"""The worker's side of an engine process: start it, ask it, outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+from ..errors import (
+    EngineCrashedError,
+    ErrorCode,
+    InvalidInputError,
+    JobTimeoutError,
+    NeuronError,
+    RuntimeUnavailableError,
+    error_from_code,
+)
+from ..models.job import JobInput, JobOutput, ResumeState
+from ..models.runtime import RuntimeType
+from . import messages
+from .base import EngineSettings, Generation
+from .channel import Channel
+from .engine_spawn import EngineLogLine, EngineProcess, describe_exit, engine_command
+from .registry import runtime_availability
+
+__all__ = ["EngineClient", "EngineLogLine"]
+
+PING_SECONDS = 5.0
+_REAP_SECONDS = 5.0
+_LAST_WORDS = 3
+
+Answer = messages.DataToWorker | None
+"""What reaches an open request; None: there will be no more."""
+
+
+class EngineClient:
+    """One model in one engine process, from `start` to `stop`.
+
+    All methods belong to one event loop. There are no tasks to own: everything happens in the
+    loop's callbacks, so `start` and `stop` may be called from different tasks.
+    """
+
+    def __init__(
+        self,
+        runtime: RuntimeType,
+        family: str,
+        version: str,
+        config: Mapping[str, Any],
+        settings: EngineSettings,
+        on_log: Callable[[EngineLogLine], None] | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.model = f"{family}:{version}"
+        self._load = messages.Load(
+            runtime=runtime,
+            family=family,
+            version=version,
+            config=dict(config),
+            settings=settings.model_dump(mode="json"),
+        )
+        self._settings = settings
+        self._on_log = on_log
+        self._process: EngineProcess | None = None
+        self._control: Channel[messages.ControlToWorker] | None = None
+        self._data: Channel[messages.DataToWorker] | None = None
+        self._loading: asyncio.Future[messages.Loaded] | None = None
+        self._requests: dict[int, asyncio.Queue[Answer]] = {}
+        self._ids = itertools.count(1)
+        self._loaded = False
+        self._stopping = False
+        self._broken: str | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._last_heard = time.monotonic()
+        self._load_seconds = 0.0
+        self._memory_mb = 0
+        self._steps = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, once it was started."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the model is loaded and its process runs."""
+        return self._loaded and not self._stopping and not self._is_dead
+
+    @property
+    def load_seconds(self) -> float:
+        """How long `start` took, process start included."""
+        return self._load_seconds
+
+    @property
+    def active_requests(self) -> int:
+        """Requests that were asked and have not ended."""
+        return len(self._requests)
+
+    @property
+    def memory_mb(self) -> int:
+        """What the engine held when it last said so: GPU memory if on a GPU, else RAM."""
+        return self._memory_mb
+
+    @property
+    def steps(self) -> int:
+        """Grows while the engine makes progress."""
+        return self._steps
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the engine last answered on its control channel."""
+        return time.monotonic() - self._last_heard
+
+    async def start(self, timeout_seconds: float) -> None:
+        """Start the process and load the model; to be called once.
+
+        On failure, timeout and cancellation no process is left.
+
+        Raises:
+            NeuronError: why the model cannot be loaded here.
+            JobTimeoutError: it took longer than `timeout_seconds`.
+            EngineCrashedError: the process died.
+        """
+        if self._process is not None:
+            raise RuntimeError("an engine is started once")
+        if (reason := runtime_availability(self.runtime, self._python)) is not None:
+            raise RuntimeUnavailableError(reason)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._spawn_and_load()
+        except TimeoutError as error:
+            raise JobTimeoutError(
+                f"loading {self.model} took longer than {timeout_seconds:g} s"
+            ) from error
+        finally:
+            if not self._loaded:
+                await self._kill_and_reap()
+        self._load_seconds = time.monotonic() - began
+        self._ping()
+
+    async def generate(
+        self, job_input: JobInput, resume: ResumeState | None = None
+    ) -> AsyncGenerator[Generation, None]:
+        """Answer, piece by piece; the last piece has the output. Many may run at once.
+
+        Closing the generator, or cancelling the task that reads it, tells the engine at once
+        and waits for nothing.
+
+        Raises:
+            NeuronError: this request failed.
+            EngineCrashedError: the process died, with its exit cause and last words.
+        """
+        if not self.is_alive or self._data is None:
+            raise self._death()
+        request_id = next(self._ids)
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+        self._requests[request_id] = answers
+        ended = False
+        try:
+            await self._send_request(request_id, job_input, resume)
+            while not ended:
+                answer = await answers.get()
+                ended = not isinstance(answer, messages.Delta)
+                yield self._generation(answer)
+        finally:
+            self._requests.pop(request_id, None)
+            if not ended and self._control is not None:
+                self._control.send(messages.Cancel(request_id))
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """End the engine, by force after `grace_seconds`; nothing if it is gone already.
+
+        Open requests raise EngineCrashedError. No process is left, on cancellation neither.
+        """
+        if self._process is None:
+            return
+        self._stopping = True
+        try:
+            if self._control is not None and not self._is_dead:
+                self._control.send(messages.Shutdown())
+                async with asyncio.timeout(grace_seconds):
+                    await self._process.closed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await self._kill_and_reap()
+
+    async def wait_closed(self) -> None:
+        """Return when the process is gone; at once if there is none."""
+        if self._process is not None:
+            await self._process.closed.wait()
+
+    @property
+    def _python(self) -> str | None:
+        return self._settings.python.get(self.runtime)
+
+    @property
+    def _is_dead(self) -> bool:
+        process = self._process
+        return process is None or process.returncode is not None or self._broken is not None
+
+    async def _spawn_and_load(self) -> None:
+        self._loading = asyncio.get_running_loop().create_future()
+        control, control_engine = socket.socketpair()
+        data, data_engine = socket.socketpair()
+        with control_engine, data_engine:
+            self._control = Channel(messages.ControlToWorker, self._on_control, self._on_closed)
+            self._data = Channel(messages.DataToWorker, self._on_data, self._on_closed)
+            await self._control.open(control)
+            await self._data.open(data)
+            self._process = EngineProcess(self._on_log)
+            fds = (control_engine.fileno(), data_engine.fileno())
+            try:
+                await self._process.spawn(engine_command(self._python, *fds), fds)
+            except OSError as error:
+                raise RuntimeUnavailableError(
+                    f"the interpreter for {self.runtime} cannot be started: {error}"
+                ) from error
+        self._control.send(self._load)
+        loaded = await self._loading
+        self._memory_mb = loaded.memory_mb
+        self._loaded = True
+
+    async def _send_request(
+        self, request_id: int, job_input: JobInput, resume: ResumeState | None
+    ) -> None:
+        assert self._data is not None
+        execute = messages.Execute(
+            request_id,
+            job_input.model_dump(mode="json", exclude_none=True),
+            None if resume is None else resume.model_dump(mode="json"),
+        )
+        try:
+            self._data.send(execute)
+        except messages.FrameError as error:
+            raise InvalidInputError(f"the job's input cannot reach the engine: {error}") from error
+        await self._data.drain()
+
+    def _generation(self, answer: Answer) -> Generation:
+        match answer:
+            case messages.Delta():
+                return Generation(answer.text, answer.token_ids)
+            case messages.Done():
+                output = JobOutput.model_validate(answer.output)
+                return Generation(answer.text, answer.token_ids, output)
+            case messages.Failed():
+                raise _error(answer)
+            case None:
+                raise self._death()
+
+    def _on_control(self, message: messages.ControlToWorker) -> None:
+        self._last_heard = time.monotonic()
+        match message:
+            case messages.Pong():
+                self._memory_mb, self._steps = message.memory_mb, message.steps
+            case messages.Loaded() if self._loading is not None and not self._loading.done():
+                self._loading.set_result(message)
+            case messages.LoadFailed() if self._loading is not None and not self._loading.done():
+                self._loading.set_exception(_error(message))
+            case _:
+                pass
+
+    def _on_data(self, message: messages.DataToWorker) -> None:
+        if (answers := self._requests.get(message.request_id)) is not None:
+            answers.put_nowait(message)
+
+    def _on_closed(self, reason: str | None) -> None:
+        """A channel ended: the engine died, or must now."""
+        if self._broken is not None:
+            return
+        self._broken = reason or ""
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        if self._process is not None:
+            if not self._stopping:
+                self._process.when_closed(self._fail_everything)
+            if reason is not None:
+                self._process.kill()
+
+    def _fail_everything(self) -> None:
+        """Raise in all who wait, now that the cause and the last words are known."""
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(self._death())
+        for answers in self._requests.values():
+            answers.put_nowait(None)
+
+    def _ping(self) -> None:
+        if self._control is not None and not self._is_dead:
+            self._control.send(messages.Ping())
+            loop = asyncio.get_running_loop()
+            self._ping_timer = loop.call_later(PING_SECONDS, self._ping)
+
+    async def _kill_and_reap(self) -> None:
+        """Leave no process, no timer and no socket; bounded, whatever the engine does."""
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        process = self._process
+        if process is not None and process.pid is not None:
+            process.kill()
+            async with asyncio.timeout(_REAP_SECONDS):
+                await process.closed.wait()
+        for channel in (self._control, self._data):
+            if channel is not None:
+                channel.close()
+        self._fail_everything()
+
+    def _death(self) -> EngineCrashedError:
+        process = self._process
+        if self._stopping or process is None:
+            return EngineCrashedError(f"the engine for {self.model} is not running")
+        lines = list(process.last_lines)
+        cause = self._broken or None
+        if process.returncode is not None and cause is None:
+            cause = describe_exit(process.returncode)
+        words = " | ".join(lines[-_LAST_WORDS:])[-500:] if lines else "none"
+        return EngineCrashedError(
+            f"the engine for {self.model} died ({cause}); its last words: {words}",
+            exit=cause,
+            last_lines=lines,
+        )
+
+
+def _error(failure: messages.Failed | messages.LoadFailed) -> NeuronError:
+    return error_from_code(ErrorCode(failure.code), failure.message, failure.details)

@@ -1,0 +1,1 @@
+"""The Transformers runtime's engine: continuous batching over a Hugging Face model."""

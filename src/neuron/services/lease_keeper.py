@@ -1,0 +1,171 @@
+"""Keeping the jobs in this worker's hands, and letting go before anybody else may start them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+import structlog
+
+from ..errors import NeuronError, WorkerUnknownError
+from ..models.job import LeasedJob
+from ..models.lease import AttemptRef, Renewal, Verdict, ref_of
+from ..utils.metrics import WorkerMetrics
+from ..utils.retry import Backoff
+from .identity import Registrar
+from .service import Service, sleep_or_event
+
+logger = structlog.get_logger(__name__)
+
+SAFETY_SHARE = 0.1
+"""The part of a lease that is given up, so that a job is stopped before it ends at CORTEX."""
+RENEWALS_PER_LEASE = 3
+
+
+class LeaseLoss(StrEnum):
+    """Why a job must stop."""
+
+    STALE = "stale"
+    """Another attempt holds the job, or nobody does."""
+    EXPIRED = "expired"
+    """No renewal came through in time; CORTEX may give the job away."""
+    CANCELLED = "cancelled"
+    """The submitter wants it stopped; the lease itself stands."""
+
+
+class RenewingClient(Protocol):
+    """What lease keeping asks of a CORTEX client."""
+
+    async def renew_leases(
+        self, worker_id: str, refs: list[AttemptRef], timeout: float | None = None
+    ) -> Renewal: ...
+
+
+class Lease:
+    """One attempt in this worker's hands.
+
+    `on_loss` is called at most once, on the event loop. A lease is renewed until release().
+    """
+
+    def __init__(
+        self, ref: AttemptRef, seconds: float, on_loss: Callable[[LeaseLoss], None]
+    ) -> None:
+        self.ref = ref
+        self.confirmed = asyncio.Event()
+        """Set after the first renewal that succeeded: only now may the job start."""
+        self.lost: LeaseLoss | None = None
+        self._on_loss = on_loss
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.extend(self._loop.time(), seconds)
+
+    def extend(self, asked_at: float, seconds: float) -> None:
+        """The lease runs `seconds` from `asked_at` (monotonic), at least."""
+        self.close()
+        deadline = asked_at + seconds * (1 - SAFETY_SHARE)
+        self._timer = self._loop.call_at(deadline, self.lose, LeaseLoss.EXPIRED)
+
+    def lose(self, loss: LeaseLoss) -> None:
+        """Tell the job to stop."""
+        if self.lost is None:
+            self.lost = loss
+            logger.warning(
+                "lease_lost", job_id=self.ref.job_id, attempt=self.ref.attempt, reason=loss.value
+            )
+            self._on_loss(loss)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class LeaseKeeper(Service):
+    """Renews every lease held, in one call, every third of a lease and for each new job at once."""
+
+    name: ClassVar[str] = "lease_keeper"
+
+    def __init__(
+        self, client: RenewingClient, registrar: Registrar, metrics: WorkerMetrics | None = None
+    ) -> None:
+        super().__init__()
+        self._client = client
+        self._registrar = registrar
+        self._metrics = metrics
+        self._leases: dict[AttemptRef, Lease] = {}
+        self._new_lease = asyncio.Event()
+        self._interval = registrar.lease_seconds / RENEWALS_PER_LEASE
+
+    @property
+    def refs(self) -> list[AttemptRef]:
+        """Every attempt held."""
+        return list(self._leases)
+
+    def hold(self, leased: LeasedJob, on_loss: Callable[[LeaseLoss], None]) -> Lease:
+        """Begin to renew a job's lease."""
+        lease = Lease(ref_of(leased), leased.lease_seconds, on_loss)
+        self._leases[lease.ref] = lease
+        self._interval = min(self._interval, leased.lease_seconds / RENEWALS_PER_LEASE)
+        self._new_lease.set()
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Renew no more: the job has ended and CORTEX knows it."""
+        lease.close()
+        if self._leases.get(lease.ref) is lease:
+            del self._leases[lease.ref]
+
+    def lose(self, ref: AttemptRef, loss: LeaseLoss) -> None:
+        """Stop a job because another call was answered so."""
+        if lease := self._leases.get(ref):
+            lease.lose(loss)
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        backoff = Backoff(initial=0.1, maximum=1.0)
+        while True:
+            if not self._leases:
+                await self._new_lease.wait()
+            self._new_lease.clear()
+            try:
+                await self.run_once()
+            except WorkerUnknownError:
+                await self._registrar.register_again()
+                await asyncio.sleep(backoff.next_delay())
+            except NeuronError as error:
+                if self._metrics is not None:
+                    self._metrics.renewal_failures.inc()
+                logger.warning("lease_renewal_failed", error=error.message, jobs=len(self._leases))
+                await asyncio.sleep(min(backoff.next_delay(), self._interval))
+            else:
+                backoff.reset()
+                await sleep_or_event(self._new_lease, self._interval)
+
+    async def run_once(self) -> None:
+        """Renew every lease held, once."""
+        refs = [ref for ref, lease in self._leases.items() if lease.lost is not LeaseLoss.STALE]
+        if not refs:
+            return
+        asked_at = asyncio.get_running_loop().time()
+        renewal = await self._client.renew_leases(
+            self._registrar.worker_id, refs, timeout=max(1.0, self._interval)
+        )
+        self._interval = renewal.lease_seconds / RENEWALS_PER_LEASE
+        for ref in refs:
+            if lease := self._leases.get(ref):
+                self._apply(lease, renewal, asked_at)
+
+    def _apply(self, lease: Lease, renewal: Renewal, asked_at: float) -> None:
+        verdict = renewal.verdicts.get(lease.ref, Verdict.STALE)
+        if verdict is Verdict.STALE:
+            lease.close()
+            lease.lose(LeaseLoss.STALE)
+            return
+        lease.extend(asked_at, renewal.lease_seconds)
+        if verdict is Verdict.CANCELLED:
+            lease.lose(LeaseLoss.CANCELLED)
+        elif lease.lost is None:
+            lease.confirmed.set()

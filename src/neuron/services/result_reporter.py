@@ -1,0 +1,196 @@
+"""Delivering how attempts ended, until CORTEX has acknowledged each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import structlog
+
+from ..clients.cortex_client import SENDABLE_BYTES, result_size
+from ..errors import ErrorCode, NeuronError, WorkerUnknownError
+from ..models.job import ErrorDetails, JobResult, JobStatus
+from ..models.lease import AttemptRef, ReleasedJob, Verdict
+from ..utils.metrics import WorkerMetrics
+from ..utils.retry import Backoff
+from .identity import Registrar
+from .service import Service
+
+logger = structlog.get_logger(__name__)
+
+MAX_BATCH = 128
+
+Item = TypeVar("Item")
+Verdicts = dict[AttemptRef, Verdict]
+
+
+class ReportingClient(Protocol):
+    """What reporting asks of a CORTEX client."""
+
+    async def report_results(self, worker_id: str, results: list[JobResult]) -> Verdicts: ...
+
+    async def release_jobs(self, worker_id: str, jobs: list[ReleasedJob]) -> Verdicts: ...
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Item]):
+    item: Item
+    size: int
+    answered: asyncio.Future[Verdict]
+
+
+class _Queue(Generic[Item]):
+    """Items of one kind, sent in batches; a batch that failed is tried again one by one."""
+
+    def __init__(self, send: Callable[[list[Item]], Awaitable[Verdicts]]) -> None:
+        self._send = send
+        self._entries: dict[AttemptRef, _Entry[Item]] = {}
+        self._limit = MAX_BATCH
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, ref: AttemptRef, item: Item, size: int) -> asyncio.Future[Verdict]:
+        entry = self._entries.get(ref)
+        if entry is None:
+            answered: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+            entry = self._entries[ref] = _Entry(item, size, answered)
+        return entry.answered
+
+    async def send_batch(self) -> None:
+        batch = self._next_batch()
+        if not batch:
+            return
+        try:
+            verdicts = await self._send([entry.item for entry in batch.values()])
+        except NeuronError:
+            # One bad item must not hold up the others: go on singly, this one last.
+            self._limit = 1
+            for ref in batch:
+                self._entries[ref] = self._entries.pop(ref)
+            raise
+        self._limit = MAX_BATCH
+        self._settle(batch, verdicts)
+
+    def _next_batch(self) -> dict[AttemptRef, _Entry[Item]]:
+        batch: dict[AttemptRef, _Entry[Item]] = {}
+        size = 0
+        for ref, entry in self._entries.items():
+            if batch and (len(batch) >= self._limit or size + entry.size > SENDABLE_BYTES):
+                break
+            batch[ref] = entry
+            size += entry.size
+        return batch
+
+    def _settle(self, sent: Iterable[AttemptRef], verdicts: Verdicts) -> None:
+        for ref in list(sent):
+            entry = self._entries.pop(ref)
+            if not entry.answered.done():
+                entry.answered.set_result(verdicts.get(ref, Verdict.STALE))
+
+
+class ResultReporter(Service):
+    """Keeps results and hand-backs in memory until CORTEX has answered for each of them.
+
+    While CORTEX is down they wait; what waits is bounded by the jobs that ran when it went.
+    """
+
+    name: ClassVar[str] = "result_reporter"
+
+    def __init__(
+        self, client: ReportingClient, registrar: Registrar, metrics: WorkerMetrics | None = None
+    ) -> None:
+        super().__init__()
+        self._registrar = registrar
+        self._metrics = metrics
+        self._work = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._results: _Queue[JobResult] = _Queue(
+            lambda results: client.report_results(registrar.worker_id, results)
+        )
+        self._releases: _Queue[ReleasedJob] = _Queue(
+            lambda jobs: client.release_jobs(registrar.worker_id, jobs)
+        )
+
+    @property
+    def backlog(self) -> int:
+        """How many results and hand-backs CORTEX has not acknowledged."""
+        return len(self._results) + len(self._releases)
+
+    async def report(self, result: JobResult) -> Verdict:
+        """Deliver a result; returns when CORTEX has judged it. A cancelled caller changes nothing."""
+        fitting, size = _within_limit(result)
+        ref = AttemptRef(result.job_id, result.attempt)
+        return await self._enqueued(self._results.put(ref, fitting, size))
+
+    async def release(self, released: ReleasedJob) -> Verdict:
+        """Hand a job back; returns when CORTEX knows."""
+        return await self._enqueued(self._releases.put(released.ref, released, 256))
+
+    async def flush(self) -> None:
+        """Return when nothing waits any more; the caller bounds the time."""
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        backoff = Backoff(initial=0.1, maximum=3.0)
+        while True:
+            await self._work.wait()
+            try:
+                await self.run_once()
+            except WorkerUnknownError:
+                await self._registrar.register_again()
+                await asyncio.sleep(backoff.next_delay())
+            except NeuronError as error:
+                delay = backoff.next_delay()
+                logger.warning(
+                    "report_result_error",
+                    error=error.message,
+                    waiting=self.backlog,
+                    retry_in=round(delay, 2),
+                )
+                await asyncio.sleep(delay)
+            else:
+                backoff.reset()
+
+    async def run_once(self) -> None:
+        """Send one batch of each kind."""
+        try:
+            await self._results.send_batch()
+            await self._releases.send_batch()
+        finally:
+            self._note_backlog()
+
+    async def _enqueued(self, answered: asyncio.Future[Verdict]) -> Verdict:
+        self._note_backlog()
+        return await asyncio.shield(answered)
+
+    def _note_backlog(self) -> None:
+        if self.backlog:
+            self._work.set()
+            self._empty.clear()
+        else:
+            self._work.clear()
+            self._empty.set()
+        if self._metrics is not None:
+            self._metrics.unreported.set(self.backlog)
+
+
+def _within_limit(result: JobResult) -> tuple[JobResult, int]:
+    size = result_size(result)
+    if size <= SENDABLE_BYTES:
+        return result, size
+    message = f"the answer takes {size} bytes, and CORTEX accepts {SENDABLE_BYTES}"
+    logger.error("result_too_large", job_id=result.job_id, size_bytes=size)
+    refused = result.model_copy(
+        update={
+            "status": JobStatus.FAILED,
+            "output": None,
+            "error": message,
+            "error_details": ErrorDetails(code=ErrorCode.INSUFFICIENT_RESOURCES, retryable=False),
+        }
+    )
+    return refused, result_size(refused)

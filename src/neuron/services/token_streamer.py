@@ -1,0 +1,217 @@
+"""Carrying the tokens of all jobs to CORTEX over one stream, each until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Protocol
+
+import structlog
+
+from ..errors import CortexUnavailableError, NeuronError, WorkerUnknownError
+from ..models.job import StreamChunk
+from ..models.lease import AttemptRef, StreamAck, Verdict
+from ..utils.metrics import WorkerMetrics
+from ..utils.retry import Backoff
+from ..utils.streaming import TokenBuffer
+from .identity import Registrar
+from .lease_keeper import LeaseKeeper, LeaseLoss
+from .service import Service
+
+logger = structlog.get_logger(__name__)
+
+MEMORY_LIMIT_BYTES = 32 * 1024 * 1024
+MESSAGE_CHUNKS = 512
+STALL_SECONDS = 10.0
+"""Without an acknowledgement for so long the stream counts as broken."""
+
+
+class Channel(Protocol):
+    """One open stream."""
+
+    async def send(self, chunks: list[StreamChunk]) -> None: ...
+
+    def acknowledgements(self) -> AsyncIterator[list[StreamAck]]: ...
+
+    def close(self) -> None: ...
+
+
+class StreamingClient(Protocol):
+    """What streaming asks of a CORTEX client."""
+
+    def open_token_channel(self, worker_id: str) -> Channel: ...
+
+
+class TokenStream:
+    """One attempt's tokens on their way; made by TokenStreamer.open()."""
+
+    def __init__(self, streamer: TokenStreamer, buffer: TokenBuffer) -> None:
+        self._streamer = streamer
+        self.buffer = buffer
+        self.done = asyncio.Event()
+        """Set when everything is acknowledged, or nobody wants it any more."""
+
+    async def send(self, text: str, token_ids: list[int]) -> None:
+        """Add one delta; waits only while too much is unacknowledged, over all jobs."""
+        if not self.buffer.closed:
+            self.buffer.add(text, token_ids)
+            self._streamer.note_added(self.buffer)
+            await self._streamer.wait_for_room()
+
+    async def finish(self, metadata: dict[str, Any]) -> None:
+        """Send the last chunk and return when CORTEX has acknowledged every one."""
+        if not self.buffer.closed:
+            self.buffer.finish(metadata)
+            self._streamer.note_added(self.buffer)
+        await self.done.wait()
+
+    def close(self) -> None:
+        """Forget the attempt; unacknowledged tokens are dropped. May be called twice."""
+        self.buffer.abandon()
+        self._streamer.forget(self)
+
+
+class TokenStreamer(Service):
+    """Sends chunks in order, keeps them until acknowledged, and sends them again on a new stream."""
+
+    name: ClassVar[str] = "token_streamer"
+
+    def __init__(
+        self,
+        client: StreamingClient,
+        registrar: Registrar,
+        keeper: LeaseKeeper,
+        metrics: WorkerMetrics | None = None,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    ) -> None:
+        super().__init__()
+        self._client = client
+        self._registrar = registrar
+        self._keeper = keeper
+        self._metrics = metrics
+        self._limit = memory_limit_bytes
+        self._clock = asyncio.get_running_loop().time
+        self._streams: dict[AttemptRef, TokenStream] = {}
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._next_wake = math.inf
+        self._progress_at = self._clock()
+
+    def open(self, ref: AttemptRef) -> TokenStream:
+        """Begin to carry an attempt's tokens."""
+        stream = TokenStream(self, TokenBuffer(ref, self._clock))
+        self._streams[ref] = stream
+        return stream
+
+    def forget(self, stream: TokenStream) -> None:
+        """Carry an attempt's tokens no more."""
+        stream.done.set()
+        if self._streams.get(stream.buffer.ref) is stream:
+            del self._streams[stream.buffer.ref]
+        self._note_memory()
+
+    def note_added(self, buffer: TokenBuffer) -> None:
+        """Wake the sender if it would otherwise sleep past the time the tokens are due."""
+        if buffer.due < self._next_wake:
+            self._wake.set()
+
+    async def wait_for_room(self) -> None:
+        """Wait while the unacknowledged tokens of all jobs take too much memory."""
+        if self._note_memory() > self._limit:
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Send and receive until cancelled, over as many streams as it takes."""
+        backoff = Backoff(initial=0.1, maximum=3.0)
+        while True:
+            if not self._outstanding():
+                self._next_wake = math.inf
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                await self._one_channel(backoff)
+            except* WorkerUnknownError:
+                await self._registrar.register_again()
+            except* NeuronError as group:
+                logger.warning("token_stream_broken", error=str(group.exceptions[0]))
+            for stream in self._streams.values():
+                stream.buffer.rewind()
+            await asyncio.sleep(backoff.next_delay())
+
+    async def _one_channel(self, backoff: Backoff) -> None:
+        channel = self._client.open_token_channel(self._registrar.worker_id)
+        self._progress_at = self._clock()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send(channel))
+                group.create_task(self._receive(channel, backoff))
+        finally:
+            channel.close()
+
+    async def _send(self, channel: Channel) -> None:
+        while True:
+            self._wake.clear()
+            now = self._clock()
+            chunks = [c for s in list(self._streams.values()) for c in s.buffer.cut(now)]
+            for start in range(0, len(chunks), MESSAGE_CHUNKS):
+                await channel.send(chunks[start : start + MESSAGE_CHUNKS])
+            await self._sleep_until_due(self._clock())
+
+    async def _sleep_until_due(self, now: float) -> None:
+        waiting = [s.buffer.due for s in self._streams.values() if s.buffer.has_unsent]
+        stalled_at = math.inf
+        if self._outstanding():
+            stalled_at = self._progress_at + STALL_SECONDS
+            if now >= stalled_at:
+                raise CortexUnavailableError(
+                    f"CORTEX acknowledged no token for {STALL_SECONDS:g} s"
+                )
+        else:
+            self._progress_at = now
+        self._next_wake = min([*waiting, stalled_at])
+        try:
+            async with asyncio.timeout_at(None if self._next_wake == math.inf else self._next_wake):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        if not self._outstanding():
+            self._progress_at = self._clock()
+
+    async def _receive(self, channel: Channel, backoff: Backoff) -> None:
+        async for acks in channel.acknowledgements():
+            backoff.reset()
+            for ack in acks:
+                self._apply(ack)
+            self._progress_at = self._clock()
+            self._note_memory()
+        raise CortexUnavailableError("CORTEX closed the token stream")
+
+    def _apply(self, ack: StreamAck) -> None:
+        stream = self._streams.get(ack.ref)
+        if stream is None:
+            return
+        if ack.verdict is Verdict.STALE:
+            stream.close()
+            self._keeper.lose(ack.ref, LeaseLoss.STALE)
+            return
+        stream.buffer.acknowledge(ack.next_sequence)
+        if ack.verdict is Verdict.CANCELLED:
+            self._keeper.lose(ack.ref, LeaseLoss.CANCELLED)
+        if stream.buffer.drained:
+            stream.done.set()
+
+    def _outstanding(self) -> bool:
+        return any(s.buffer.unacknowledged or s.buffer.has_unsent for s in self._streams.values())
+
+    def _note_memory(self) -> int:
+        total = sum(stream.buffer.size_bytes for stream in self._streams.values())
+        if total > self._limit:
+            self._room.clear()
+        else:
+            self._room.set()
+        if self._metrics is not None:
+            self._metrics.unacknowledged_bytes.set(total)
+        return total

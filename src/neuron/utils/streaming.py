@@ -1,0 +1,120 @@
+"""Putting tokens together into chunks, so that speed costs no messages and the first no delay."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..models.job import StreamChunk
+from ..models.lease import AttemptRef
+
+COALESCE_SECONDS = 0.03
+_CHUNK_OVERHEAD_BYTES = 96
+
+
+@dataclass(slots=True)
+class TokenBuffer:
+    """One attempt's tokens, from the engine to CORTEX's acknowledgement.
+
+    `add` gathers; `cut` makes a chunk of what was gathered, the first at once and then at most
+    one every `COALESCE_SECONDS`; chunks are kept until `acknowledge`, and `rewind` offers the
+    unacknowledged ones again. `clock` gives monotonic seconds.
+    """
+
+    ref: AttemptRef
+    clock: Callable[[], float]
+    due: float = 0.0
+    next_sequence: int = 0
+    closed: bool = False
+    unacknowledged: deque[StreamChunk] = field(default_factory=deque)
+    _text: list[str] = field(default_factory=list)
+    _token_ids: list[int] = field(default_factory=list)
+    _final_metadata: dict[str, Any] | None = None
+    _unsent: int = 0
+    _bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory the tokens hold."""
+        return self._bytes
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether anything waits to be sent, now or when it is due."""
+        return bool(self._unsent or self._text or self._token_ids) or (
+            self._final_metadata is not None
+        )
+
+    @property
+    def drained(self) -> bool:
+        """Whether everything that will ever come has been acknowledged."""
+        return self.closed and not self.unacknowledged and not self.has_unsent
+
+    def add(self, text: str, token_ids: list[int]) -> None:
+        """Gather one delta."""
+        if text:
+            self._text.append(text)
+        self._token_ids.extend(token_ids)
+        self._bytes += len(text) + 4 * len(token_ids)
+
+    def finish(self, metadata: dict[str, Any]) -> None:
+        """Gather nothing more; the last chunk says so and carries `metadata`."""
+        self.closed = True
+        self._final_metadata = metadata
+        self.due = self.clock()
+
+    def abandon(self) -> None:
+        """Drop everything: nobody wants this attempt's tokens."""
+        self.closed = True
+        self._final_metadata = None
+        self._text.clear()
+        self._token_ids.clear()
+        self.unacknowledged.clear()
+        self._unsent = 0
+        self._bytes = 0
+
+    def cut(self, now: float) -> list[StreamChunk]:
+        """Return the chunks to send now: those to send again, and what is gathered and due."""
+        if now >= self.due and (self._text or self._token_ids or self._final_metadata is not None):
+            self._seal()
+            self.due = now + COALESCE_SECONDS
+        if not self._unsent:
+            return []
+        start = len(self.unacknowledged) - self._unsent
+        self._unsent = 0
+        return [self.unacknowledged[index] for index in range(start, len(self.unacknowledged))]
+
+    def acknowledge(self, next_sequence: int) -> None:
+        """Forget chunks below `next_sequence`: they are durable."""
+        while self.unacknowledged and self.unacknowledged[0].sequence < next_sequence:
+            self._bytes -= _size(self.unacknowledged.popleft())
+        self._unsent = min(self._unsent, len(self.unacknowledged))
+
+    def rewind(self) -> None:
+        """Offer every unacknowledged chunk again (a new connection)."""
+        self._unsent = len(self.unacknowledged)
+
+    def _seal(self) -> None:
+        gathered = sum(map(len, self._text)) + 4 * len(self._token_ids)
+        chunk = StreamChunk(
+            job_id=self.ref.job_id,
+            attempt=self.ref.attempt,
+            sequence=self.next_sequence,
+            content="".join(self._text),
+            token_ids=list(self._token_ids),
+            is_final=self._final_metadata is not None,
+            metadata=self._final_metadata or {},
+        )
+        self.next_sequence += 1
+        self._bytes += _size(chunk) - gathered
+        self._text.clear()
+        self._token_ids.clear()
+        self._final_metadata = None
+        self.unacknowledged.append(chunk)
+        self._unsent += 1
+
+
+def _size(chunk: StreamChunk) -> int:
+    return len(chunk.content) + 4 * len(chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
