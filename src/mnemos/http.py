@@ -119,7 +119,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
         return JSONResponse(body, error.status_code, dict(error.headers or {}))
     status = 422 if error.status_code in (400, 415) else error.status_code
     code = _CODES_BY_STATUS.get(status, "invalid_input" if status < 500 else "internal")
-    message = str(error.detail)
+    message = f"{str(error.detail).rstrip('.')}."
     if status == 404:
         message = f"There is nothing at {request.url.path}."
     elif status == 405:

@@ -6,12 +6,14 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import click
 
 from .errors import CliError, ExitCode
+
+Resolved = tuple[str | None, click.Command | None, list[str]]
 
 
 class Entry(NamedTuple):
@@ -49,9 +51,7 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
         """Find a command, or fail with the nearest name."""
         return resolve_or_suggest(self, super().resolve_command, ctx, args)
 
@@ -77,16 +77,17 @@ class LazyGroup(click.Group):
 class SuggestingGroup(click.Group):
     """A noun with verbs (`mnemos jobs …`): a wrong verb is answered with the nearest."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Resolved:
         """Find a command, or fail with the nearest name."""
         return resolve_or_suggest(self, super().resolve_command, ctx, args)
 
 
 def resolve_or_suggest(
-    group: click.Group, resolve: Any, ctx: click.Context, args: list[str]
-) -> Any:
+    group: click.Group,
+    resolve: Callable[[click.Context, list[str]], Resolved],
+    ctx: click.Context,
+    args: list[str],
+) -> Resolved:
     """Call click's own look-up and add what the person may have meant."""
     try:
         return resolve(ctx, args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,7 @@ from .output import Format
 if TYPE_CHECKING:
     from .engram import EngramTarget
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-Decorator = Callable[[Decorated], Decorated]
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 DEFAULT_CORTEX_URL = "http://127.0.0.1:8080"
 DEFAULT_GENOME_URL = "http://127.0.0.1:8081"
@@ -32,7 +31,7 @@ def _data_dir(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     return (value or default_data_dir()).expanduser().absolute()
 
 
-def data_dir_option() -> Decorator[Any]:
+def data_dir_option() -> Decorator:
     """`--data-dir`: an absolute path; the folder may not exist yet."""
     return click.option(
         "--data-dir",
@@ -44,17 +43,17 @@ def data_dir_option() -> Decorator[Any]:
     )
 
 
-def cortex_option() -> Decorator[Any]:
+def cortex_option() -> Decorator:
     """`--cortex-url`."""
     return _url_option("--cortex-url", "MNEMOS_CORTEX_URL", DEFAULT_CORTEX_URL, "CORTEX (jobs)")
 
 
-def genome_option() -> Decorator[Any]:
+def genome_option() -> Decorator:
     """`--genome-url`."""
     return _url_option("--genome-url", "MNEMOS_GENOME_URL", DEFAULT_GENOME_URL, "GENOME (models)")
 
 
-def _url_option(flag: str, variable: str, default: str, what: str) -> Decorator[Any]:
+def _url_option(flag: str, variable: str, default: str, what: str) -> Decorator:
     return click.option(
         flag,
         envvar=variable,
@@ -66,7 +65,7 @@ def _url_option(flag: str, variable: str, default: str, what: str) -> Decorator[
     )
 
 
-def output_option(*, listing: bool = False) -> Decorator[Any]:
+def output_option(*, listing: bool = False) -> Decorator:
     """`-o`: how stdout looks. A listing can also be one JSON object a line, or bare names."""
     formats = list(Format) if listing else [Format.TABLE, Format.JSON]
     return click.option(
@@ -80,7 +79,7 @@ def output_option(*, listing: bool = False) -> Decorator[Any]:
     )
 
 
-def engram_options(command: Decorated) -> Decorated:
+def engram_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where models' files are kept: a folder or an S3 bucket, as one `engram` argument."""
     from functools import wraps
 
@@ -110,7 +109,7 @@ def engram_options(command: Decorated) -> Decorated:
             engram=_target(engram_url, engram_endpoint, data_dir), data_dir=data_dir, **arguments
         )
 
-    return with_engram  # type: ignore[return-value]  # click replaces the signature anyway
+    return with_engram
 
 
 def _target(url: str | None, endpoint: str | None, data_dir: Path) -> EngramTarget:

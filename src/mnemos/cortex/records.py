@@ -108,6 +108,7 @@ class JobRecord:
     worker_id: str | None
     status_message: str | None
     cancel_requested: bool
+    delayed: bool
     submitted_at: float
     available_at: float
     started_at: float | None
@@ -352,35 +353,3 @@ class ActionRecord:
     jobs: Sequence[AttemptRef] = ()
     config: str = ""
     deadline_seconds: float | None = None
-
-
-# ---------------------------------------------------------------- numbers
-
-
-@dataclass(frozen=True, slots=True)
-class LaneCount:
-    """Jobs of one model at one priority."""
-
-    model: ModelKey
-    priority: int
-    pending: int
-    running: int
-
-
-@dataclass(frozen=True, slots=True)
-class QueueNumbers:
-    """The queue at one moment."""
-
-    lanes: Sequence[LaneCount]
-    delayed: int
-    oldest_pending_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Counts of everything stored."""
-
-    jobs: Mapping[str, int]
-    workers: Mapping[str, int]
-    tokens_generated: int
-    leases_expired: int

@@ -128,7 +128,7 @@ class Decision:
 
 
 def backoff_seconds(policy: RetryPolicy, retries_used: int, random: Callable[[], float]) -> float:
-    """Full jitter over initial × 2ⁿ, at most the policy's cap. `random` gives 0 ≤ x < 1."""
+    """Full jitter over initial * 2**n, at most the policy's cap. `random` gives 0 ≤ x < 1."""
     exponent = min(retries_used, 63)
     ceiling = min(policy.max_backoff_seconds, policy.initial_backoff_seconds * 2.0**exponent)
     return ceiling * random()

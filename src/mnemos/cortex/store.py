@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from .numbers import QueueNumbers, Totals
 from .records import (
     ActionRecord,
     AttemptRecord,
@@ -30,7 +31,6 @@ from .records import (
     JobRecord,
     LeasedJob,
     NewJob,
-    QueueNumbers,
     Reaped,
     RefVerdict,
     Registration,
@@ -38,7 +38,6 @@ from .records import (
     Report,
     StatusUpdate,
     Submitted,
-    Totals,
     WorkerRecord,
 )
 
@@ -90,7 +89,7 @@ class AttemptStore(Protocol):
         """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
 
     async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
-        """Extend leases to a whole lease from now."""
+        """Extend leases to a whole lease from now. Raises WorkerUnknownError."""
 
     async def update_status(
         self, worker_id: str, updates: Sequence[StatusUpdate]

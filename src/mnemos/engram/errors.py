@@ -73,3 +73,12 @@ class LocalDiskError(EngramError):
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+def first_error(group: BaseExceptionGroup[EngramError]) -> EngramError:
+    """Return one of the errors that a task group ended with: callers meet no groups."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, EngramError)
+    return first

@@ -20,6 +20,10 @@ from typing import BinaryIO, Self
 from .errors import LocalDiskError
 
 CHUNK_BYTES = 8 * 1024 * 1024
+"""Read and uploaded at a time: S3 wants parts of at least 5 MiB, and at most 10,000 of them."""
+
+DOWNLOAD_CHUNK_BYTES = 1024 * 1024
+"""Asked of obstore at a time; it copies, so that bigger ones cost a worker memory."""
 
 OnBytes = Callable[[int], None]
 """Called on the event loop with the number of bytes that have just gone through."""

@@ -20,6 +20,7 @@ from .errors import InvalidKeyError, ObjectNotFoundError, StorageUnavailableErro
 from .failures import FOREIGN_ERRORS, translate
 from .files import (
     CHUNK_BYTES,
+    DOWNLOAD_CHUNK_BYTES,
     FileReader,
     OnBytes,
     Transferred,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 MODELS_BUCKET = "mnemos-models"
 DEFAULT_REGION = "us-east-1"
-_HEALTH_SECONDS = 10.0
+HEALTH_SECONDS = 10.0
 _PROBE_PREFIX = ".mnemos-probe"
 
 
@@ -76,9 +77,10 @@ class ObjectStore:
         keys the usual AWS variables count. Raises InvalidKeyError for any other URL.
         """
         parts = urlsplit(url)
-        if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        surplus = "?" in url or "#" in url  # in a folder's name they are written %3F and %23
+        if parts.scheme == "file" and not parts.netloc and parts.path[:1] == "/" and not surplus:
             return cls(FolderBackend(Path(unquote(parts.path))))
-        if parts.scheme != "s3" or parts.path not in ("", "/"):
+        if parts.scheme != "s3" or parts.path not in ("", "/") or surplus:
             raise InvalidKeyError(
                 f"{url!r} is no storage: use file:///folder, s3:// or s3://bucket."
             )
@@ -166,17 +168,19 @@ class ObjectStore:
             await self.delete(bucket, info.key)
         return len(found)
 
-    async def health(self, bucket: str | None = None) -> None:
-        """Return when the bucket (the models' one) can be listed, within ten seconds.
+    async def health(
+        self, bucket: str | None = None, timeout_seconds: float = HEALTH_SECONDS
+    ) -> None:
+        """Return when the bucket (the models' one) can be listed, within the timeout.
 
         Raises the EngramError that stands in the way; writes nothing.
         """
         name = check_bucket(bucket or self.models_bucket)
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
+            async with asyncio.timeout(timeout_seconds):
                 await self.list(name, _PROBE_PREFIX)
         except TimeoutError as error:
-            message = f"{self.where} did not answer within {_HEALTH_SECONDS:g} s."
+            message = f"{self.where} did not answer within {timeout_seconds:g} s."
             raise StorageUnavailableError(message) from error
 
     async def _put(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> None:
@@ -189,7 +193,7 @@ class ObjectStore:
         async with self._reading(bucket, key):
             store = await self._backend.open(bucket)
             answer = await obstore.get_async(store, key)
-            async for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):
+            async for chunk in answer.stream(min_chunk_size=DOWNLOAD_CHUNK_BYTES):
                 yield bytes(chunk)
 
     @contextlib.asynccontextmanager

@@ -21,7 +21,8 @@ def allowed_key(check: Callable[[str], str]) -> Callable[[str], str]:
         try:
             return check(value)
         except InvalidKeyError as error:
-            raise ValueError(error.message.rstrip(".")) from error
+            # The sentence starts with what it is about, and so does pydantic's: once is enough.
+            raise ValueError(error.message.split(" ", 1)[1].rstrip(".")) from error
 
     return validate
 

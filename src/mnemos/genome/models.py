@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from ..engram.digest import manifest_checksum
-from ..engram.keys import MAX_KEY_BYTES, check_bucket, check_key, check_name, check_version
+from ..engram.keys import check_bucket, check_key, check_name, check_version
 from .checks import allowed_key, bounded_json, json_schema
 
 MODELS_BUCKET = "mnemos-models"
@@ -49,6 +49,24 @@ class ModelFile(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+def _apart(files: list[ModelFile]) -> list[ModelFile]:
+    """Every file has a place of its own: none is named twice or lies below another."""
+    known: set[str] = set()
+    for file in files:
+        if file.path in known:
+            raise ValueError(f"{file.path!r} is there twice")
+        known.add(file.path)
+    for path in known:
+        parts = path.split("/")
+        if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
+            raise ValueError(f"{path!r} lies below another file")
+    return files
+
+
+def _empty_or_key(value: str) -> str:
+    return allowed_key(check_key)(value) if value else value
+
+
 class Artifact(_Strict):
     """Where the files lie. `checksum` is that of the canonical manifest, `size_bytes` the sum."""
 
@@ -80,9 +98,11 @@ class ModelSpec(_Strict):
     version: Version
     name: str = Field(default="", max_length=256)
     description: Description = ""
-    artifact_path: Annotated[str, Field(max_length=MAX_KEY_BYTES)] = ""
+    artifact_path: Annotated[str, AfterValidator(_empty_or_key)] = ""
     artifact: Artifact
-    files: list[ModelFile] = Field(min_length=1, max_length=MAX_FILES)
+    files: Annotated[
+        list[ModelFile], Field(min_length=1, max_length=MAX_FILES), AfterValidator(_apart)
+    ]
     runtime: Runtime = Field(default_factory=Runtime)
     requirements: ModelRequirements = Field(default_factory=ModelRequirements)
     capabilities: Labels = Field(default_factory=list)
@@ -102,24 +122,12 @@ class ModelSpec(_Strict):
     def _complete(self) -> Self:
         self.name = self.name or self.family
         self.artifact_path = self.artifact_path or f"{self.family}/{self.version}"
-        allowed_key(check_key)(self.artifact_path)
-        self._check_files()
         self._check_artifact()
         return self
 
-    def _check_files(self) -> None:
-        paths = [file.path for file in self.files]
-        if len(set(paths)) != len(paths):
-            twice = next(path for path in paths if paths.count(path) > 1)
-            raise ValueError(f"files: {twice!r} is there twice")
-        known = set(paths)
-        for path in paths:
-            parts = path.split("/")
-            if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
-                raise ValueError(f"files: {path!r} lies below another file")
-            check_key_below(self.artifact_path, path)
-
     def _check_artifact(self) -> None:
+        for file in self.files:
+            allowed_key(check_key)(f"{self.artifact_path}/{file.path}")
         size = sum(file.size for file in self.files)
         checksum = manifest_checksum((file.path, file.size, file.sha256) for file in self.files)
         given = self.artifact
@@ -130,11 +138,6 @@ class ModelSpec(_Strict):
         if given.checksum not in (None, checksum):
             raise ValueError(f"artifact.checksum is not that of the files ({checksum})")
         given.path, given.size_bytes, given.checksum = self.artifact_path, size, checksum
-
-
-def check_key_below(artifact_path: str, path: str) -> None:
-    """Raise ValueError if the object's whole key would be too long."""
-    allowed_key(check_key)(f"{artifact_path}/{path}")
 
 
 class Model(ModelSpec):

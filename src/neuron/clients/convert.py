@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from mnemos.protocol.v1 import cortex_pb2 as pb
 from pydantic import ValidationError
+
+from mnemos.protocol.v1 import cortex_pb2 as pb
 
 from ..errors import ErrorCode
 from ..models.job import (
@@ -82,7 +83,7 @@ def to_ref(ref: AttemptRef) -> pb.AttemptRef:
     return pb.AttemptRef(job_id=ref.job_id, attempt=ref.attempt)
 
 
-def from_verdict(value: int) -> Verdict:
+def from_verdict(value: pb.Verdict.ValueType) -> Verdict:
     """Return a verdict; one this version does not know counts as stale, the safe reading."""
     return _VERDICT_BACK.get(value, Verdict.STALE)
 
@@ -185,7 +186,7 @@ def to_status_update(update: StatusUpdate) -> pb.StatusUpdate:
     return pb.StatusUpdate(
         job_id=update.ref.job_id,
         attempt=update.ref.attempt,
-        status=_JOB_STATUS[update.status],  # type: ignore[arg-type]  # the table's values are plain ints
+        status=_JOB_STATUS[update.status],
         message=update.message,
     )
 
@@ -217,7 +218,7 @@ def to_result(result: JobResult) -> pb.JobResult:
     message = pb.JobResult(
         job_id=result.job_id,
         attempt=result.attempt,
-        status=_JOB_STATUS[result.status],  # type: ignore[arg-type]  # the table's values are plain ints
+        status=_JOB_STATUS[result.status],
         error=result.error or "",
         started_at=to_timestamp(result.started_at),
         duration_seconds=result.duration_seconds or 0.0,
@@ -236,7 +237,7 @@ def to_result(result: JobResult) -> pb.JobResult:
 def _error_details(details: ErrorDetails) -> pb.ErrorDetails:
     more = details.model_extra or {}
     return pb.ErrorDetails(
-        code=_ERROR_CODE[details.code],  # type: ignore[arg-type]  # the table's values are plain ints
+        code=_ERROR_CODE[details.code],
         retryable=details.retryable,
         details_json=encode_json(more) if more else "",
     )

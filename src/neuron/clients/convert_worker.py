@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import structlog
+
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
 from ..models.action import Action
@@ -34,7 +35,7 @@ def to_registration(
 ) -> pb.RegisterWorkerRequest:
     """Return the request that makes the worker known."""
     capabilities = to_capabilities(registration.capabilities)
-    capabilities.job_types.extend(pb.JobType.Value(f"JOB_TYPE_{kind.name}") for kind in job_types)  # type: ignore[misc]  # Value() is typed as int
+    capabilities.job_types.extend(pb.JobType.Value(f"JOB_TYPE_{kind.name}") for kind in job_types)
     return pb.RegisterWorkerRequest(
         hostname=registration.hostname,
         ip_address=registration.ip_address,
@@ -48,9 +49,13 @@ def to_registration(
 
 
 def to_capabilities(capabilities: WorkerCapabilities) -> pb.WorkerCapabilities:
-    """Return the message of what the worker can run."""
+    """Return the message of what the worker can run: what was asked for less what is lacking."""
     return pb.WorkerCapabilities(
-        supported_runtimes=[runtime.value for runtime in capabilities.supported_runtimes],
+        supported_runtimes=[
+            runtime.value
+            for runtime in capabilities.supported_runtimes
+            if runtime.value not in capabilities.unavailable_runtimes
+        ],
         max_concurrent_jobs=capabilities.max_concurrent_jobs,
         supports_streaming=capabilities.supports_streaming,
         supports_gpu=capabilities.supports_gpu,
@@ -84,7 +89,7 @@ def to_heartbeat(heartbeat: Heartbeat) -> pb.HeartbeatRequest:
     """Return the heartbeat's message, still without attempts, actions and totals."""
     return pb.HeartbeatRequest(
         worker_id=heartbeat.worker_id,
-        status=_STATUS[heartbeat.status],  # type: ignore[arg-type]  # the table's values are plain ints
+        status=_STATUS[heartbeat.status],
         resources=to_resources(heartbeat.resources),
         timestamp=to_timestamp(heartbeat.timestamp),
         models=[to_loaded_model(model) for model in heartbeat.models],

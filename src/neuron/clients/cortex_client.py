@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -10,6 +9,7 @@ from uuid import uuid4
 
 import grpc
 import structlog
+
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from mnemos.protocol.v1 import cortex_pb2_grpc as pb_grpc
 
@@ -131,12 +131,12 @@ class CortexClient:
         answer = await self._call(
             lambda: self.stub.RegisterWorker(request, timeout=self.timeout),
         )
-        logger.info(
-            "worker_registered", hostname=registration.hostname, worker_id=answer.worker_id
-        )
+        logger.info("worker_registered", hostname=registration.hostname, worker_id=answer.worker_id)
         now = datetime.now(UTC)
         registered_at = (
-            convert.from_timestamp(answer.registered_at) if answer.HasField("registered_at") else now
+            convert.from_timestamp(answer.registered_at)
+            if answer.HasField("registered_at")
+            else now
         )
         return WorkerInfo(
             worker_id=answer.worker_id,
@@ -215,11 +215,11 @@ class CortexClient:
         return convert.from_acquired(answer)
 
     async def renew_leases(
-        self, worker_id: str, refs: list[AttemptRef], timeout: float | None = None
+        self, worker_id: str, refs: list[AttemptRef], within_seconds: float | None = None
     ) -> Renewal:
         """Say that the attempts go on, all in one call."""
         request = pb.RenewLeasesRequest(worker_id=worker_id, jobs=convert_worker.to_refs(refs))
-        deadline = self.timeout if timeout is None else min(timeout, self.timeout)
+        deadline = self.timeout if within_seconds is None else min(within_seconds, self.timeout)
         answer = await self._call(lambda: self.stub.RenewLeases(request, timeout=deadline))
         return Renewal(
             convert.from_verdicts(answer.verdicts), convert.from_duration(answer.lease) or 15.0
@@ -257,9 +257,7 @@ class CortexClient:
         )
         answer = await self._call(lambda: self.stub.UpdateJobStatus(request, timeout=self.timeout))
         for update in updates:
-            logger.debug(
-                "job_status_updated", job_id=update.ref.job_id, status=update.status.value
-            )
+            logger.debug("job_status_updated", job_id=update.ref.job_id, status=update.status.value)
         return convert.from_verdicts(answer.verdicts)
 
     def open_token_channel(self, worker_id: str) -> TokenChannel:
@@ -293,20 +291,7 @@ class CortexClient:
         answer = await self._call(lambda: self.stub.ReleaseJobs(request, timeout=self.timeout))
         return convert.from_verdicts(answer.verdicts)
 
-    async def wait_until_reachable(self, timeout: float) -> bool:
-        """Return whether a connection stood within `timeout` seconds."""
-        if self.channel is None:
-            return False
-        try:
-            async with asyncio.timeout(timeout):
-                await self.channel.channel_ready()
-        except TimeoutError:
-            return False
-        return True
-
 
 def result_size(result: JobResult) -> int:
     """Return about how many bytes the result takes on the wire."""
     return convert.to_result(result).ByteSize()
-
-

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from pydantic import SecretStr
+
 from mnemos.engram.errors import (
     EngramError,
     InvalidKeyError,
@@ -17,7 +19,6 @@ from mnemos.engram.errors import (
     ObjectNotFoundError,
 )
 from mnemos.engram.store import MODELS_BUCKET, ObjectStore
-from pydantic import SecretStr
 
 from ..errors import (
     ArtifactCorruptError,

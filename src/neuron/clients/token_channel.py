@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 import grpc
+
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
 from ..errors import NeuronError
@@ -13,9 +14,7 @@ from ..models.job import StreamChunk
 from ..models.lease import StreamAck
 from . import convert
 
-TokenCall: TypeAlias = (
-    "grpc.aio.StreamStreamCall[pb.StreamResultRequest, pb.StreamResultResponse]"
-)
+TokenCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.StreamResultRequest, pb.StreamResultResponse]"
 
 
 class TokenChannel:

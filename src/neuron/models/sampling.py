@@ -33,6 +33,8 @@ class SamplingParameters(BaseModel):
     ignore_eos: bool = False
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stream: bool = False
+    raw: bool = False
+    """Send the prompt as it stands, past the model's chat template."""
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -77,6 +77,7 @@ class EngineClient:
         self._load_seconds = 0.0
         self._memory_mb = 0
         self._steps = 0
+        self._engine_requests = 0
 
     @property
     def pid(self) -> int | None:
@@ -109,6 +110,11 @@ class EngineClient:
         return self._steps
 
     @property
+    def engine_requests(self) -> int:
+        """Requests that the engine held when it last said so."""
+        return self._engine_requests
+
+    @property
     def silent_seconds(self) -> float:
         """How long ago the engine last answered on its control channel."""
         return time.monotonic() - self._last_heard
@@ -139,7 +145,7 @@ class EngineClient:
             if not self._loaded:
                 await self._kill_and_reap()
         self._load_seconds = time.monotonic() - began
-        self._ping()
+        self._keep_pinging()
 
     async def generate(
         self, job_input: JobInput, resume: ResumeState | None = None
@@ -187,6 +193,11 @@ class EngineClient:
             pass
         finally:
             await self._kill_and_reap()
+
+    def ping(self) -> None:
+        """Have the engine say how it is; happens by itself every PING_SECONDS."""
+        if self._control is not None and not self._is_dead:
+            self._control.send(messages.Ping())
 
     async def wait_closed(self) -> None:
         """Return when the process is gone; at once if there is none."""
@@ -256,6 +267,7 @@ class EngineClient:
         match message:
             case messages.Pong():
                 self._memory_mb, self._steps = message.memory_mb, message.steps
+                self._engine_requests = message.active_requests
             case messages.Loaded() if self._loading is not None and not self._loading.done():
                 self._loading.set_result(message)
             case messages.LoadFailed() if self._loading is not None and not self._loading.done():
@@ -287,11 +299,11 @@ class EngineClient:
         for answers in self._requests.values():
             answers.put_nowait(None)
 
-    def _ping(self) -> None:
-        if self._control is not None and not self._is_dead:
-            self._control.send(messages.Ping())
+    def _keep_pinging(self) -> None:
+        if not self._is_dead:
+            self.ping()
             loop = asyncio.get_running_loop()
-            self._ping_timer = loop.call_later(PING_SECONDS, self._ping)
+            self._ping_timer = loop.call_later(PING_SECONDS, self._keep_pinging)
 
     async def _kill_and_reap(self) -> None:
         """Leave no process, no timer and no socket; bounded, whatever the engine does."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 MODULE = "neuron.runtimes.engine_process"
 KEPT_LINES = 50
@@ -120,9 +120,9 @@ class EngineProcess(asyncio.SubprocessProtocol):
                     self._transport.kill()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
-        self.pid = transport.get_pid()
+        # uvloop's transports are not instances of asyncio's classes.
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self.pid = self._transport.get_pid()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         *lines, rest = (self._partial.get(fd, b"") + data).split(b"\n")

@@ -34,14 +34,13 @@ class Registrar:
         build: RegistrationBuilder,
         *,
         wanted_id: str = "",
-        on_registered: Callable[[WorkerInfo], None] | None = None,
     ) -> None:
         self.worker_id = wanted_id
         self.lease_seconds = 15.0
         self.registered = False
         self._client = client
         self._build = build
-        self._on_registered = on_registered
+        self.on_registered: Callable[[WorkerInfo], None] | None = None
         self._lock = asyncio.Lock()
         self._generation = 0
 
@@ -59,7 +58,7 @@ class Registrar:
                 return
 
     async def register_again(self) -> None:
-        """CORTEX does not know this worker: register; all who ask meanwhile share one flight.
+        """Tell CORTEX anew who this worker is; all who ask meanwhile share one flight.
 
         A failure is logged only: whoever needed it will find the worker unknown again.
         """
@@ -67,11 +66,11 @@ class Registrar:
         async with self._lock:
             if generation != self._generation:
                 return
-            self.registered = False
-            logger.warning("worker_unknown_registering_again", worker_id=self.worker_id)
+            logger.warning("registering_again", worker_id=self.worker_id)
             try:
                 await self._register_once()
             except NeuronError as error:
+                self.registered = False
                 logger.warning("registration_failed", error=error.message)
 
     async def _register_once(self) -> None:
@@ -80,5 +79,5 @@ class Registrar:
         self.worker_id = info.worker_id
         self.lease_seconds = info.lease_seconds
         self.registered = True
-        if self._on_registered is not None:
-            self._on_registered(info)
+        if self.on_registered is not None:
+            self.on_registered(info)

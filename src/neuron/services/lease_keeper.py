@@ -39,7 +39,7 @@ class RenewingClient(Protocol):
     """What lease keeping asks of a CORTEX client."""
 
     async def renew_leases(
-        self, worker_id: str, refs: list[AttemptRef], timeout: float | None = None
+        self, worker_id: str, refs: list[AttemptRef], within_seconds: float | None = None
     ) -> Renewal: ...
 
 
@@ -151,7 +151,7 @@ class LeaseKeeper(Service):
             return
         asked_at = asyncio.get_running_loop().time()
         renewal = await self._client.renew_leases(
-            self._registrar.worker_id, refs, timeout=max(1.0, self._interval)
+            self._registrar.worker_id, refs, within_seconds=max(1.0, self._interval)
         )
         self._interval = renewal.lease_seconds / RENEWALS_PER_LEASE
         for ref in refs:

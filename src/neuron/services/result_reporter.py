@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 import structlog
 
 from ..clients.cortex_client import SENDABLE_BYTES, result_size
-from ..errors import ErrorCode, NeuronError, WorkerUnknownError
+from ..errors import ErrorCode, InvalidInputError, NeuronError, WorkerUnknownError
 from ..models.job import ErrorDetails, JobResult, JobStatus
 from ..models.lease import AttemptRef, ReleasedJob, Verdict
 from ..utils.metrics import WorkerMetrics
@@ -65,7 +65,12 @@ class _Queue(Generic[Item]):
             return
         try:
             verdicts = await self._send([entry.item for entry in batch.values()])
-        except NeuronError:
+        except NeuronError as error:
+            if isinstance(error, InvalidInputError) and len(batch) == 1:
+                # Sending it again will not help, and its attempt ends with its lease.
+                logger.critical("report_refused", refs=list(batch), error=error.message)
+                self._settle(batch, {})
+                return
             # One bad item must not hold up the others: go on singly, this one last.
             self._limit = 1
             for ref in batch:
@@ -121,7 +126,7 @@ class ResultReporter(Service):
         return len(self._results) + len(self._releases)
 
     async def report(self, result: JobResult) -> Verdict:
-        """Deliver a result; returns when CORTEX has judged it. A cancelled caller changes nothing."""
+        """Deliver a result; returns when CORTEX has judged it, cancelled callers aside."""
         fitting, size = _within_limit(result)
         ref = AttemptRef(result.job_id, result.attempt)
         return await self._enqueued(self._results.put(ref, fitting, size))

@@ -19,6 +19,14 @@ class Service(ABC):
     """
 
     name: ClassVar[str]
+    _already_running: ClassVar[str]
+    _started: ClassVar[str]
+    _stopped: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls._already_running = f"{cls.name}_already_running"
+        cls._started = f"{cls.name}_started"
+        cls._stopped = f"{cls.name}_stopped"
 
     def __init__(self) -> None:
         self.running = False
@@ -27,11 +35,11 @@ class Service(ABC):
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Run the loop in `tasks`."""
         if self.running:
-            logger.warning(f"{self.name}_already_running")
+            logger.warning(self._already_running)
             return
         self.running = True
         self._task = tasks.create_task(self.run(), name=self.name)
-        logger.info(f"{self.name}_started")
+        logger.info(self._started)
 
     async def stop(self) -> None:
         """Cancel the loop and wait until it has cleaned up."""
@@ -42,7 +50,7 @@ class Service(ABC):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        logger.info(f"{self.name}_stopped")
+        logger.info(self._stopped)
 
     @abstractmethod
     async def run(self) -> None:

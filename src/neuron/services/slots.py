@@ -49,6 +49,10 @@ class SlotPool:
         self._taken += count
         return count
 
+    def take_over(self) -> None:
+        """Take one more slot, out of a reservation that is given back whole right after."""
+        self._taken += 1
+
     def give_back(self, count: int = 1) -> None:
         """Free slots that were taken."""
         self._taken -= count

@@ -73,7 +73,7 @@ class TokenStream:
 
 
 class TokenStreamer(Service):
-    """Sends chunks in order, keeps them until acknowledged, and sends them again on a new stream."""
+    """Sends chunks in order, keeps them until acknowledged, sends them again on a new stream."""
 
     name: ClassVar[str] = "token_streamer"
 

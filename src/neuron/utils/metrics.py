@@ -13,40 +13,50 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry}
-        self.worker = Info("neuron_worker", "Who this worker is.", **made)
-        self.ready = Gauge("neuron_worker_ready", "1 while the worker takes jobs.", **made)
-        self.slots = Gauge("neuron_slots", "Job slots by state.", ["state"], **made)
-        self.jobs = Counter("neuron_jobs", "Ended attempts by status.", ["status"], **made)
-        self.job_seconds = Histogram(
-            "neuron_job_duration_seconds", "Time of an attempt.", buckets=_JOB_BUCKETS, **made
+        self.worker = Info("neuron_worker", "Who this worker is.", registry=self.registry)
+        self.ready = self._gauge("neuron_worker_ready", "1 while the worker takes jobs.")
+        self.slots = self._gauge("neuron_slots", "Job slots by state.", "state")
+        self.jobs = Counter(
+            "neuron_jobs", "Ended attempts by status.", ["status"], registry=self.registry
         )
-        self.tokens = Counter("neuron_tokens_generated", "Tokens generated.", **made)
-        self.load_seconds = Histogram(
-            "neuron_model_load_seconds", "Time to load a model.", buckets=_LOAD_BUCKETS, **made
+        self.job_seconds = self._histogram(
+            "neuron_job_duration_seconds", "Time of an attempt.", _JOB_BUCKETS
         )
-        self.models_loaded = Gauge("neuron_models_loaded", "Models resident now.", **made)
-        self.engine_crashes = Counter("neuron_engine_crashes", "Engines that died.", **made)
-        self.download_bytes = Counter("neuron_download_bytes", "Model bytes downloaded.", **made)
-        self.heartbeat_failures = Counter(
-            "neuron_heartbeat_failures", "Heartbeats that did not arrive.", **made
+        self.tokens = self._counter("neuron_tokens_generated", "Tokens generated.")
+        self.load_seconds = self._histogram(
+            "neuron_model_load_seconds", "Time to load a model.", _LOAD_BUCKETS
         )
-        self.renewal_failures = Counter(
-            "neuron_lease_renewal_failures", "Lease renewals that did not arrive.", **made
+        self.models_loaded = self._gauge("neuron_models_loaded", "Models resident now.")
+        self.engine_crashes = self._counter("neuron_engine_crashes", "Engines that died.")
+        self.download_bytes = self._counter("neuron_download_bytes", "Model bytes downloaded.")
+        self.heartbeat_failures = self._counter(
+            "neuron_heartbeat_failures", "Heartbeats that did not arrive."
         )
-        self.unreported = Gauge(
-            "neuron_unreported_results", "Results that CORTEX has not acknowledged.", **made
+        self.renewal_failures = self._counter(
+            "neuron_lease_renewal_failures", "Lease renewals that did not arrive."
         )
-        self.unacknowledged_bytes = Gauge(
-            "neuron_stream_unacknowledged_bytes", "Streamed tokens not acknowledged.", **made
+        self.unreported = self._gauge(
+            "neuron_unreported_results", "Results that CORTEX has not acknowledged."
         )
-        self.cpu_percent = Gauge("neuron_cpu_percent", "CPU in use.", **made)
-        self.memory_available = Gauge(
-            "neuron_memory_available_bytes", "Memory available to this worker.", **made
+        self.unacknowledged_bytes = self._gauge(
+            "neuron_stream_unacknowledged_bytes", "Streamed tokens not acknowledged."
         )
-        self.gpu_memory_available = Gauge(
-            "neuron_gpu_memory_available_bytes", "GPU memory available.", ["gpu"], **made
+        self.cpu_percent = self._gauge("neuron_cpu_percent", "CPU in use.")
+        self.memory_available = self._gauge(
+            "neuron_memory_available_bytes", "Memory available to this worker."
         )
-        self.gpu_utilization = Gauge(
-            "neuron_gpu_utilization_percent", "GPU in use.", ["gpu"], **made
+        self.gpu_memory_available = self._gauge(
+            "neuron_gpu_memory_available_bytes", "GPU memory available.", "gpu"
         )
+        self.gpu_utilization = self._gauge(
+            "neuron_gpu_utilization_percent", "GPU in use.", "gpu"
+        )
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self.registry)

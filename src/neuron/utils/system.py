@@ -22,7 +22,7 @@ class ContainerLimits:
 
 
 def read_container_limits(root: Path = CGROUP_ROOT) -> ContainerLimits:
-    """Read the limits of cgroup v2, else v1; without either, no limit. Reads files: use a thread."""
+    """Read the limits of cgroup v2, else v1; without either, none. Reads files: use a thread."""
     if (root / "cgroup.controllers").exists():
         return _read_v2(_own_v2_group(root), root)
     return _read_v1(root)

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import hashlib
 import os
+import resource
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from mnemos.engram.errors import (
     InvalidKeyError,
     LocalDiskError,
     ObjectNotFoundError,
+    StorageUnavailableError,
 )
 from mnemos.engram.files import CHUNK_BYTES
 
@@ -229,11 +232,44 @@ async def test_an_upload_that_fails_in_the_middle_shows_nothing(
     assert await place.store.list(place.bucket) == []
 
 
-async def test_a_full_disk_is_told_as_such(place: Place, big_file: Path, tmp_path: Path) -> None:
+async def test_a_place_that_cannot_be_written_is_not_the_storages_fault(
+    place: Place, big_file: Path, tmp_path: Path
+) -> None:
     await place.store.upload_file(place.bucket, "big", big_file)
     with pytest.raises(LocalDiskError) as caught:
         await place.store.download_file(place.bucket, "big", big_file / "below-a-file")
     assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond a chunk: the nearest to a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_BYTES, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_download_to_a_full_disk_leaves_nothing(
+    place: Place, big_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    await place.store.upload_file(place.bucket, "big", big_file)
+    request.getfixturevalue("full_disk")
+    with pytest.raises(LocalDiskError, match="File too large") as caught:
+        await place.store.download_file(place.bucket, "big", tmp_path / "out" / "big")
+    assert caught.value.errno == errno.EFBIG
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+async def test_an_upload_to_a_full_disk_shows_nothing(
+    place: Place, big_file: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("full_disk")
+    with pytest.raises(StorageUnavailableError, match="File too large") as caught:
+        await place.store.upload_file(place.bucket, "m/big", big_file)
+    assert caught.value.retryable
+    assert await place.store.list(place.bucket) == []
 
 
 async def test_many_puts_and_deletes_at_once_do_not_hinder_each_other(place: Place) -> None:

@@ -10,6 +10,7 @@ import click
 from ..errors import CliError, ExitCode
 from ..options import DEFAULT_MODEL, cortex_option
 from ..output import note
+from ..sampling import sampling_options, sampling_parameters
 
 
 @click.command("run")
@@ -31,16 +32,12 @@ from ..output import note
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="OUT.jsonl",
-    help="Where the answers go, one JSON line each, as they come.  [required]",
+    help="Where the answers go, one JSON line each, as they come.",
 )
-@click.option("--max-tokens", type=int, help="Longest answer.  [default: 512]")
-@click.option("--temperature", type=float, help="0 is greedy.  [default: 0.7]")
-@click.option("--top-p", type=float, help="Nucleus sampling.  [default: 0.9]")
-@click.option("--seed", type=int, help="The same seed gives the same answers.  [default: none]")
-@click.option("--stop", multiple=True, help="End an answer at this text; may be repeated.")
-@click.option("--system", help="System message for lines without one.  [default: the model's]")
-@click.option("--runtime", help="vllm, pytorch or transformers.  [default: the model's own]")
-@click.option("--priority", type=click.IntRange(1, 10), default=5, show_default=True)
+@sampling_options
+@click.option(
+    "--priority", type=click.IntRange(1, 10), default=5, show_default=True, help="10 goes first."
+)
 @click.option(
     "--timeout",
     "timeout_seconds",
@@ -110,12 +107,3 @@ def _settings(model: str, given: dict[str, Any]) -> Any:
         timeout_seconds=given["timeout_seconds"],
         max_retries=given["retries"],
     )
-
-
-def sampling_parameters(given: dict[str, Any]) -> dict[str, Any]:
-    """The sampling parameters that were really given; the rest is the platform's choice."""
-    names = ("max_tokens", "temperature", "top_p", "seed")
-    parameters = {name: given[name] for name in names if given.get(name) is not None}
-    if given.get("stop"):
-        parameters["stop"] = list(given["stop"])
-    return parameters

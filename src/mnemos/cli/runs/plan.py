@@ -54,7 +54,7 @@ def _role(message: object) -> object:
 def idempotency_key(run_id: str, line_id: str) -> str:
     """A key that only this line of this run has, never longer than CORTEX takes."""
     key = f"{run_id}:{line_id}"
-    if len(key) <= MAX_KEY_CHARS:
+    if len(key) <= MAX_KEY_CHARS and line_id.isprintable():
         return key
     return f"{run_id}:sha256:{hashlib.sha256(line_id.encode('utf-8', 'replace')).hexdigest()}"
 

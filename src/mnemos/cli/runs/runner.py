@@ -70,11 +70,12 @@ class BatchRun:
         self._outstanding: dict[str, bytes] = {}
         self._changed = asyncio.Condition()
         self._all_submitted = False
-        self._accepted = 0
         self._bad_lines = 0
         self._cursor = record.cursor
         self._empty_polls = 0
         self._reread = False
+        self.accepted = 0
+        """Jobs that CORTEX took in this call of `run()`, those it knew already included."""
         self.tokens = 0
         """Tokens generated for the answers that this call of `run()` has written."""
 
@@ -181,13 +182,13 @@ class BatchRun:
             else:
                 errors[line_id] = error
         hopeless = [error for error in errors.values() if error.get("code") in _HOPELESS_CODES]
-        if hopeless and not taken and not self._accepted:
+        if hopeless and not taken and not self.accepted:
             raise NotFound(
                 hopeless[0]["message"],
                 code=hopeless[0]["code"],
                 hint="see what there is with: mnemos models list",
             )
-        self._accepted += len(taken)
+        self.accepted += len(taken)
         return taken, later, errors
 
     async def _collect(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CliError, Conflict
-from ..http import CortexClient
+from ..http import CortexClient, first_error
 from ..output import duration, note
 from . import record as records
 from .answers import AnswersFile
@@ -108,7 +108,7 @@ async def _forget(
 ) -> None:
     """Delete an earlier run's answers and cancel what of it is still waiting."""
     await asyncio.to_thread(answers.clear)
-    sidecar.unlink(missing_ok=True)
+    await asyncio.to_thread(sidecar.unlink, missing_ok=True)
     if known is None:
         return
     try:
@@ -137,10 +137,10 @@ async def _go_on(
     )
     try:
         await work.run()
-    except* CliError as errors:
-        if not answers.done:
+    except BaseExceptionGroup as errors:
+        if not answers.done and not work.accepted:
             sidecar.unlink(missing_ok=True)
-        raise errors
+        raise first_error(errors) from errors
     finally:
         progress.close()
     sidecar.unlink(missing_ok=True)

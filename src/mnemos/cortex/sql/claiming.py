@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
+from itertools import islice
 from typing import Any
 
 from ..errors import WorkerUnknownError
@@ -110,12 +111,11 @@ def _choose(tx: Transaction, request: ClaimRequest, fit: Fit) -> Iterator[Row]:
             rows = tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": request.max_jobs})
             heads.append([(_rank(row, tx.now, warm=warm), row) for row in rows])
     room = request.max_bytes
-    taken = 0
-    for _, job in merge(*heads, key=lambda head: head[0]):
+    ranked = merge(*heads, key=lambda head: head[0])
+    for taken, (_, job) in enumerate(islice(ranked, request.max_jobs)):
         room -= job["size_bytes"]
-        if taken >= request.max_jobs or (taken and room < 0):
+        if taken and room < 0:
             return
-        taken += 1
         yield job
 
 

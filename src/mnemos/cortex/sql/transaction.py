@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from ..numbers import Measurements
 
 Row = sqlite3.Row
 Parameters = Mapping[str, Any]
@@ -15,27 +16,6 @@ _FLUSH_TALLY = """
 INSERT INTO tallies (scope, name, value) VALUES (:scope, :name, :delta)
 ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + excluded.value
 """
-
-
-@dataclass(slots=True)
-class Measurements:
-    """What happened, for the metrics; delivered after the commit."""
-
-    ended: Counter[str] = field(default_factory=Counter)
-    waits: list[float] = field(default_factory=list)
-    durations: list[float] = field(default_factory=list)
-    attempts: list[int] = field(default_factory=list)
-    tokens: int = 0
-    leases_expired: int = 0
-
-    def add(self, other: Measurements) -> None:
-        """Join another operation's measurements to these."""
-        self.ended.update(other.ended)
-        self.waits += other.waits
-        self.durations += other.durations
-        self.attempts += other.attempts
-        self.tokens += other.tokens
-        self.leases_expired += other.leases_expired
 
 
 class Transaction:
@@ -56,8 +36,8 @@ class Transaction:
 
     def one(self, statement: str, parameters: Parameters) -> Row | None:
         """Execute a statement; return its first row."""
-        row: Row | None = self._connection.execute(statement, parameters).fetchone()
-        return row
+        rows = self._connection.execute(statement, parameters).fetchall()
+        return rows[0] if rows else None
 
     def all(self, statement: str, parameters: Parameters) -> list[Row]:
         """Execute a statement; return its rows."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ..notifier import DELAYED_TOPIC, group_topic, job_topic, runtime_topic
-from ..state_machine import ACTIVE, PHASES, TERMINAL, JobState, Outcome, Phase, check_transition
+from ..state_machine import ACTIVE, PHASES, JobState, Outcome, Phase, check_transition
 from .transaction import Row, Transaction
 
 JOB_COLUMNS = """
@@ -129,8 +129,6 @@ def requeue(
         "message": message or None,
     }
     tx.run(_TO_PENDING, parameters)
-    if JobState(job["status"]) in TERMINAL:
-        tx.run("DELETE FROM job_results WHERE job_seq = :seq", {"seq": job["seq"]})
     if delayed:
         tx.count("queue", "delayed", +1)
     tx.topics.add(DELAYED_TOPIC if delayed else runtime_topic(job["runtime"]))

@@ -18,8 +18,9 @@ from typing import Any, Generic, TypeVar
 
 from ..clock import Clock
 from ..errors import StorageUnavailableError
+from ..numbers import Measurements
 from .database import is_storage_failure, storage_error
-from .transaction import Measurements, Transaction, flush_tallies
+from .transaction import Transaction, flush_tallies
 
 T = TypeVar("T")
 Operation = Callable[[Transaction], T]
@@ -89,7 +90,8 @@ class Writer:
             raise StorageUnavailableError("CORTEX is shutting down.")
         if self._queue.qsize() >= MAX_WAITING:
             raise StorageUnavailableError("CORTEX is overloaded; try again in a moment.")
-        request = _Request(operation, self._loop.create_future(), undo)
+        future: asyncio.Future[T] = self._loop.create_future()
+        request = _Request(operation, future, undo)
         self._queue.put(request)
         try:
             return await request.future

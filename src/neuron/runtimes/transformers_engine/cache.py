@@ -33,7 +33,7 @@ class WritePlan:
     column_capacity: int = 0
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here
     """One layer's buffers: [rows, heads, columns, head size]."""
 
     is_sliding = False
@@ -101,7 +101,8 @@ class SlotLayer(CacheLayerMixin):
     def _allocate(self, states: torch.Tensor) -> torch.Tensor:
         plan = self._plan
         _, heads, _, size = states.shape
-        return states.new_empty(plan.row_capacity, heads, plan.column_capacity, size)
+        # Zeros, since attention multiplies what it masks by nothing, and nothing times NaN is NaN.
+        return states.new_zeros(plan.row_capacity, heads, plan.column_capacity, size)
 
     def _grown(self, buffer: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         larger = self._allocate(buffer)
@@ -109,7 +110,7 @@ class SlotLayer(CacheLayerMixin):
         return larger
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """All layers' buffers, the rows' lengths, and the plan for the next forward pass."""
 
     def __init__(self, layers: int, max_rows: int, max_columns: int) -> None:
@@ -160,9 +161,7 @@ class SlotCache(Cache):
         if rows <= before[0] and columns <= before[1]:
             return
         plan.row_capacity = _grown_to(rows, before[0], self._max_rows)
-        plan.column_capacity = _grown_to(
-            max(columns, MIN_COLUMNS), before[1], self._max_columns
-        )
+        plan.column_capacity = _grown_to(max(columns, MIN_COLUMNS), before[1], self._max_columns)
         used = min(len(self.lengths), before[0]), max(self.lengths, default=0)
         try:
             for layer in self._slots:

@@ -82,8 +82,9 @@ class SlotDecoder:
         self._bytes_per_token = _bytes_per_token(config, self._dtype)
         self._last_positions: torch.Tensor | None = None
         head = model.get_output_embeddings()
-        if head is not None:
-            head.register_forward_pre_hook(self._keep_last_positions)
+        self._hook = (
+            None if head is None else head.register_forward_pre_hook(self._keep_last_positions)
+        )
 
     def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
         width = max(map(len, chunks))
@@ -125,6 +126,12 @@ class SlotDecoder:
 
     def release(self) -> None:
         self._cache.release()
+
+    def close(self) -> None:
+        """Give the memory back and leave the model as it was."""
+        self.release()
+        if self._hook is not None:
+            self._hook.remove()
 
     def _forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor | None
@@ -178,9 +185,7 @@ class SoloDecoder:
         self._model = model
         self._cache: Any = None
         accepted = inspect.signature(model.forward).parameters
-        self._cache_name = (
-            "past_key_values" if "past_key_values" in accepted else "cache_params"
-        )
+        self._cache_name = "past_key_values" if "past_key_values" in accepted else "cache_params"
         self._bytes_per_token = _bytes_per_token(
             model.config.get_text_config(decoder=True), model.dtype
         )

@@ -44,7 +44,7 @@ class Detokenizer:
             certain = len(text)
         piece = text[self._given : certain]
         self._given = max(self._given, certain)
-        if certain == len(text) and text:
+        if certain == len(text) and (text or len(self._window) >= _MAX_WINDOW):
             self._slide()
         return piece
 

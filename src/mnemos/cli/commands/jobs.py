@@ -1,0 +1,307 @@
+"""`mnemos jobs`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ..errors import ExitCode, UsageFault
+from ..job_views import JOB_COLUMNS, print_job
+from ..lazy import SuggestingGroup
+from ..options import DEFAULT_MODEL, cortex_option, output_option
+from ..output import Format, emit_record, emit_rows, note
+from ..sampling import sampling_options, sampling_parameters
+
+STATUSES = (
+    "pending",
+    "acquired",
+    "loading_model",
+    "executing",
+    "streaming",
+    "completed",
+    "failed",
+    "cancelled",
+    "timeout",
+)
+
+
+@click.group("jobs", cls=SuggestingGroup)
+def jobs() -> None:
+    """Submit, watch and steer jobs.
+
+    \b
+    Examples
+      mnemos jobs submit --prompt "Why is the sky blue?" --stream
+      mnemos jobs list --status failed
+      mnemos jobs show job_01h…
+    """
+
+
+@jobs.command("submit")
+@click.option(
+    "-m",
+    "--model",
+    envvar="MNEMOS_MODEL",
+    show_envvar=True,
+    default=DEFAULT_MODEL,
+    show_default=True,
+    metavar="FAMILY[:VERSION]",
+    help="The model that answers.",
+)
+@click.option("-p", "--prompt", required=True, help="What is asked; - reads it from stdin.")
+@sampling_options
+@click.option("--priority", type=click.IntRange(1, 10), default=5, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.IntRange(1, 3600),
+    default=300,
+    show_default=True,
+    help="Seconds that the job may take, the model's loading included.",
+)
+@click.option("--idempotency-key", help="The same key gives the same job back.  [default: none]")
+@click.option("--stream", is_flag=True, help="Print the tokens as they come; implies --wait.")
+@click.option("--wait", is_flag=True, help="Wait for the answer; the exit status mirrors the job.")
+@output_option(listing=True)
+@cortex_option()
+def submit_job(
+    model: str, prompt: str, stream: bool, wait: bool, cortex_url: str, output: Format, **given: Any
+) -> None:
+    """Submit one job and print its id, or its answer.
+
+    \b
+    Examples
+      mnemos jobs submit --prompt "Why is the sky blue?"
+      mnemos jobs submit --prompt "Why is the sky blue?" --stream --max-tokens 64
+      cat letter.txt | mnemos jobs submit --prompt - --wait -o json
+    """
+    from ..http import CortexClient, run_async
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    body = _job_body(model, text, stream, given)
+
+    async def submit() -> dict[str, Any]:
+        async with CortexClient(cortex_url) as cortex:
+            return await cortex.submit(body)
+
+    job = run_async(submit())
+    if stream or wait:
+        _watch(job["job_id"], cortex_url, output, show_tokens=stream)
+    elif output is Format.TABLE:
+        note(f"Submitted. Watch it with: mnemos jobs watch {job['job_id']}")
+        click.echo(job["job_id"])
+    else:
+        emit_record(job, output, name="job_id")
+
+
+def _job_body(model: str, prompt: str, stream: bool, given: dict[str, Any]) -> dict[str, Any]:
+    from ..names import split_model_name
+
+    if not prompt.strip():
+        raise UsageFault("The prompt is empty.", field="input.prompt")
+    family, version = split_model_name(model)
+    parameters = sampling_parameters(given)
+    if stream:
+        parameters["stream"] = True
+    body: dict[str, Any] = {
+        "model": {"family": family},
+        "input": {"prompt": prompt, "parameters": parameters},
+        "priority": given["priority"],
+        "timeout_seconds": given["timeout_seconds"],
+    }
+    if version:
+        body["model"]["version"] = version
+    if given["runtime"]:
+        body["model"]["runtime"] = given["runtime"]
+    if given["system"]:
+        body["input"]["context"] = given["system"]
+    if given["idempotency_key"]:
+        body["idempotency_key"] = given["idempotency_key"]
+    return body
+
+
+@jobs.command("list")
+@click.option("--status", type=click.Choice(STATUSES), multiple=True, help="May be repeated.")
+@click.option("--model", metavar="FAMILY[:VERSION]", help="Only this model's.")
+@click.option("--worker", "worker_id", help="Only those in this worker's hands.")
+@click.option("--group", help="Only this group's.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--all", "everything", is_flag=True, help="All of them, however many.")
+@output_option(listing=True)
+@cortex_option()
+def list_jobs(
+    status: tuple[str, ...],
+    limit: int,
+    everything: bool,
+    cortex_url: str,
+    output: Format,
+    **filters: str | None,
+) -> None:
+    """List jobs, the newest first.
+
+    \b
+    Examples
+      mnemos jobs list
+      mnemos jobs list --status failed --status timeout
+      mnemos jobs list --model smollm2 --all -o jsonl
+    """
+    from ..http import CortexClient, run_async
+
+    params = [("status", word) for word in status]
+    params += [(name, value) for name, value in filters.items() if value]
+
+    async def fetch() -> list[dict[str, Any]]:
+        async with CortexClient(cortex_url) as cortex:
+            return await _all_pages(cortex, params, None if everything else limit)
+
+    emit_rows(
+        run_async(fetch()),
+        JOB_COLUMNS,
+        output,
+        name=lambda row: str(row["job_id"]),
+        key="jobs",
+        empty="No job fits.",
+    )
+
+
+async def _all_pages(
+    cortex: Any, params: list[tuple[str, str]], limit: int | None
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while True:
+        wanted = 500 if limit is None else min(500, limit - len(found))
+        page = await cortex.jobs([*params, ("limit", wanted), ("cursor", cursor)])
+        found += page["jobs"]
+        cursor = page.get("next_cursor")
+        if not cursor or (limit is not None and len(found) >= limit):
+            return found
+
+
+@jobs.command("show")
+@click.argument("job_id")
+@output_option()
+@cortex_option()
+def show_job(job_id: str, cortex_url: str, output: Format) -> None:
+    """Show one job, its attempts, and why it waits if it does.
+
+    \b
+    Examples
+      mnemos jobs show job_01h…
+      mnemos jobs show job_01h… -o json
+    """
+    from ..http import CortexClient, run_async
+
+    async def fetch() -> dict[str, Any]:
+        async with CortexClient(cortex_url) as cortex:
+            return await cortex.job(job_id)
+
+    job = run_async(fetch())
+    if output is Format.TABLE:
+        print_job(job)
+    else:
+        emit_record(job, output)
+
+
+@jobs.command("watch")
+@click.argument("job_id")
+@output_option()
+@cortex_option()
+def watch_job(job_id: str, cortex_url: str, output: Format) -> None:
+    """Print a job's tokens as they come; the exit status mirrors the job.
+
+    Ctrl-C only stops watching: the job goes on.
+
+    \b
+    Examples
+      mnemos jobs watch job_01h…
+    """
+    _watch(job_id, cortex_url, output, show_tokens=True)
+
+
+def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -> None:
+    from ..http import CortexClient, run_async
+    from ..watching import (
+        StatePrinter,
+        exit_code_of,
+        failure_sentence,
+        follow,
+        ignore_state,
+        write_token,
+    )
+
+    human = output is Format.TABLE
+    shown: list[str] = []
+
+    def on_token(text: str) -> None:
+        shown.append(text)
+        if human and show_tokens:
+            write_token(text)
+
+    async def watch() -> dict[str, Any]:
+        async with CortexClient(cortex_url) as cortex:
+            return await follow(
+                cortex,
+                job_id,
+                on_token=on_token,
+                on_state=StatePrinter() if human else ignore_state,
+            )
+
+    try:
+        job = run_async(watch())
+    except KeyboardInterrupt:
+        note(f"\nThe job goes on; come back with: mnemos jobs watch {job_id}")
+        raise
+    if not human:
+        emit_record(job, output, name="job_id")
+    elif not (show_tokens and shown):
+        _print_result(job)
+    else:
+        click.echo()
+    if job["status"] != "completed":
+        note(failure_sentence(job))
+    raise click.exceptions.Exit(exit_code_of(job))
+
+
+def _print_result(job: dict[str, Any]) -> None:
+    result = job.get("result")
+    if isinstance(result, str):
+        click.echo(result)
+    elif result is not None:
+        from ..output import to_json
+
+        click.echo(to_json(result, indent=2))
+
+
+def _add_action(action: str, done: str, purpose: str) -> None:
+    @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+    @cortex_option()
+    def act(job_ids: tuple[str, ...], cortex_url: str) -> None:
+        from ..errors import CliError
+        from ..http import CortexClient, run_async
+
+        async def send() -> int:
+            worst = ExitCode.OK
+            async with CortexClient(cortex_url) as cortex:
+                for job_id in job_ids:
+                    try:
+                        job = await cortex.job_action(job_id, action)
+                    except CliError as error:
+                        if len(job_ids) == 1 or error.exit_code is ExitCode.UNREACHABLE:
+                            raise
+                        worst = error.exit_code
+                        note(f"{job_id}: {error.message}")
+                    else:
+                        note(f"{job_id} {done} (now {job['status']}).")
+            return worst
+
+        raise click.exceptions.Exit(run_async(send()))
+
+    act.__doc__ = f"{purpose}\n\n\b\nExamples\n  mnemos jobs {action} job_01h…"
+    jobs.command(action)(act)
+
+
+_add_action("cancel", "is being cancelled", "Stop jobs, waiting or running.")
+_add_action("retry", "is queued again", "Queue failed, timed out or cancelled jobs again.")

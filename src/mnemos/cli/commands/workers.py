@@ -1,0 +1,171 @@
+"""`mnemos workers`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ..lazy import SuggestingGroup
+from ..options import cortex_option, output_option
+from ..output import Column, Format, ago, emit_record, emit_rows, note, print_fields, print_table
+
+
+@click.group("workers", cls=SuggestingGroup)
+def workers() -> None:
+    """See and steer the workers.
+
+    \b
+    Examples
+      mnemos workers list
+      mnemos workers show wrk_01h…
+      mnemos workers drain wrk_01h…
+    """
+
+
+@workers.command("list")
+@output_option(listing=True)
+@cortex_option()
+def list_workers(cortex_url: str, output: Format) -> None:
+    """List all workers that CORTEX knows.
+
+    \b
+    Examples
+      mnemos workers list
+      mnemos workers list -o name
+    """
+    from ..http import CortexClient, run_async
+
+    async def fetch() -> list[dict[str, Any]]:
+        async with CortexClient(cortex_url) as cortex:
+            return await cortex.workers()
+
+    columns = [
+        Column("worker", lambda row: row["worker_id"]),
+        Column("status", lambda row: row["status"]),
+        Column("host", lambda row: row["hostname"]),
+        Column("jobs", _slots, right=True),
+        Column("done", lambda row: row["total_jobs_completed"], right=True),
+        Column("failed", lambda row: row["total_jobs_failed"], right=True),
+        Column("models", lambda row: ", ".join(map(_model_name, row.get("models") or []))),
+        Column("heartbeat", lambda row: ago(row["last_heartbeat"])),
+    ]
+    emit_rows(
+        run_async(fetch()),
+        columns,
+        output,
+        name=lambda row: str(row["worker_id"]),
+        key="workers",
+        empty="No worker is registered; start one with: mnemos up",
+    )
+
+
+@workers.command("show")
+@click.argument("worker_id")
+@output_option()
+@cortex_option()
+def show_worker(worker_id: str, cortex_url: str, output: Format) -> None:
+    """Show one worker: what it can do, what it does, how it is.
+
+    \b
+    Examples
+      mnemos workers show wrk_01h…
+      mnemos workers show wrk_01h… -o json
+    """
+    from ..http import CortexClient, run_async
+
+    async def fetch() -> dict[str, Any]:
+        async with CortexClient(cortex_url) as cortex:
+            return await cortex.worker(worker_id)
+
+    found = run_async(fetch())
+    if output is not Format.TABLE:
+        emit_record(found, output)
+        return
+    _print_worker(found)
+
+
+def _print_worker(found: Mapping[str, Any]) -> None:
+    capabilities = found.get("capabilities") or {}
+    fields: list[tuple[str, object]] = [
+        ("worker", found["worker_id"]),
+        ("status", found["status"]),
+        ("reason", found.get("status_reason")),
+        ("wanted", found.get("desired_state")),
+        ("host", f"{found['hostname']} ({found.get('ip_address') or '?'})"),
+        ("version", found.get("version")),
+        ("runtimes", ", ".join(capabilities.get("supported_runtimes") or [])),
+        ("jobs", _slots(found)),
+        ("tags", ", ".join(f"{k}={v}" for k, v in (found.get("tags") or {}).items())),
+        ("resources", _resources(found.get("resources") or {})),
+        ("completed", found["total_jobs_completed"]),
+        ("failed", found["total_jobs_failed"]),
+        ("heartbeat", ago(found["last_heartbeat"])),
+        ("registered", ago(found["registered_at"])),
+        ("running", "\n".join(found.get("current_jobs") or [])),
+    ]
+    unavailable = capabilities.get("unavailable_runtimes") or {}
+    fields += [("lacks", f"{name}: {reason}") for name, reason in unavailable.items()]
+    print_fields(fields)
+    if found.get("models"):
+        click.echo()
+        print_table(
+            found["models"],
+            [
+                Column("model", _model_name),
+                Column("runtime", lambda row: row.get("runtime")),
+                Column("load", lambda row: f"{row.get('load_seconds', 0):.1f}s", right=True),
+                Column("memory", lambda row: f"{row.get('memory_mb', 0)} MB", right=True),
+                Column("jobs", lambda row: row.get("active_jobs", 0), right=True),
+            ],
+        )
+
+
+def _slots(row: Mapping[str, Any]) -> str:
+    most = (row.get("capabilities") or {}).get("max_concurrent_jobs", "?")
+    return f"{len(row.get('current_jobs') or [])}/{most}"
+
+
+def _model_name(row: Mapping[str, Any]) -> str:
+    return f"{row['family']}:{row['version']}"
+
+
+def _resources(resources: Mapping[str, Any]) -> str:
+    if not resources:
+        return ""
+    gigabytes = resources.get("memory_total_mb", 0) / 1024
+    free = resources.get("memory_available_mb", 0) / 1024
+    words = [
+        f"{resources.get('cpu_count', '?')} CPUs at {resources.get('cpu_percent', 0):.0f} %",
+        f"{free:.1f} of {gigabytes:.1f} GB RAM free",
+        f"{resources.get('disk_available_gb', 0):.0f} GB disk free",
+    ]
+    words += [
+        f"{gpu['name']} ({gpu['available_memory_mb']} of {gpu['total_memory_mb']} MB free)"
+        for gpu in resources.get("gpus") or []
+    ]
+    return ", ".join(words)
+
+
+def _add_action(action: str, done: str, purpose: str) -> None:
+    @click.argument("worker_ids", nargs=-1, required=True, metavar="WORKER_ID...")
+    @cortex_option()
+    def act(worker_ids: tuple[str, ...], cortex_url: str) -> None:
+        from ..http import CortexClient, run_async
+
+        async def send() -> None:
+            async with CortexClient(cortex_url) as cortex:
+                for worker_id in worker_ids:
+                    await cortex.worker_action(worker_id, action)
+                    note(f"{worker_id} {done}.")
+
+        run_async(send())
+
+    act.__doc__ = f"{purpose}\n\n\b\nExamples\n  mnemos workers {action} wrk_01h…"
+    workers.command(action)(act)
+
+
+_add_action("drain", "finishes its jobs and takes no more", "Let a worker finish and take no more.")
+_add_action("pause", "takes no more jobs until it is resumed", "Keep new jobs from a worker.")
+_add_action("resume", "takes jobs again", "Let a paused or drained worker take jobs again.")

@@ -1,0 +1,1 @@
+"""What `mnemos doctor` looks at."""

@@ -1,0 +1,47 @@
+"""GENOME as the command line speaks to it: its client, with the errors told in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mnemos.engram.errors import EngramError
+from mnemos.genome.client import GenomeClient
+from mnemos.genome.errors import GenomeError
+
+from ..engram import engram_fault
+from ..errors import CliError, Conflict, NotFound, Unreachable, UsageFault
+
+__all__ = ["GenomeClient", "find_model", "told_plainly"]
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn what GENOME and ENGRAM raise into CliError."""
+    try:
+        yield
+    except GenomeError as error:
+        raise _genome_fault(error) from error
+    except EngramError as error:
+        raise engram_fault(error) from error
+
+
+def _genome_fault(error: GenomeError) -> CliError:
+    if error.code == "model_not_found":
+        return NotFound(error.message, code=error.code, hint="see them all: mnemos models list")
+    if error.code == "conflict":
+        return Conflict(error.message, hint="replace it with --replace, or choose another version")
+    if error.code == "unavailable":
+        return Unreachable(error.message, hint="start it with: mnemos up")
+    return UsageFault(error.message, code=error.code, field=error.field)
+
+
+async def find_model(genome: GenomeClient, family: str, version: str) -> dict[str, Any] | None:
+    """A registered version, or None. Raises CliError when GENOME cannot say."""
+    try:
+        with told_plainly():
+            found = await genome.get(family, version)
+    except NotFound:
+        return None
+    return found.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""CORTEX for people and programs: HTTP under /api/v1."""

@@ -1,0 +1,56 @@
+"""The HTTP application: routes, errors, documentation."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from mnemos import __version__
+from mnemos.http import error_body, install_error_handling
+
+from ..errors import (
+    ConflictError,
+    CortexError,
+    JobNotFoundError,
+    StorageUnavailableError,
+    WorkerNotFoundError,
+)
+from . import events, groups, health, jobs, numbers, workers
+from .context import ApiContext
+
+_STATUS_BY_ERROR: dict[type[CortexError], int] = {
+    JobNotFoundError: 404,
+    WorkerNotFoundError: 404,
+    ConflictError: 409,
+    StorageUnavailableError: 503,
+}
+_DESCRIPTION = """
+Submit jobs, follow them, and see who runs them.
+
+Every error answer has the same body: a stable `code`, one sentence, and the field at fault.
+"""
+
+
+def create_app(context: ApiContext) -> FastAPI:
+    """Build the application around one CORTEX."""
+    app = FastAPI(
+        title="MNEMOS CORTEX",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.add_exception_handler(CortexError, _answer_cortex_error)
+    install_error_handling(app)
+    for part in (jobs, events, groups, workers, numbers):
+        app.include_router(part.router, prefix="/api/v1")
+    app.include_router(health.router)
+    return app
+
+
+async def _answer_cortex_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, CortexError)
+    status = _STATUS_BY_ERROR.get(type(error), 500)
+    headers = {"Retry-After": "2"} if status == 503 else None
+    return JSONResponse(error_body(error.code, error.message), status, headers)

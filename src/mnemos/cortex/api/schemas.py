@@ -1,0 +1,163 @@
+"""What the HTTP API takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import field_validator as check
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
+Runtime = Literal["vllm", "pytorch", "transformers"]
+JobType = Literal["inference", "batch_inference", "training", "fine_tuning", "evaluation"]
+Code = Literal[
+    "invalid_input",
+    "model_not_found",
+    "artifact_corrupt",
+    "runtime_unavailable",
+    "insufficient_resources",
+    "out_of_memory",
+    "engine_crashed",
+    "worker_lost",
+    "timeout",
+    "cancelled",
+    "storage_unavailable",
+    "internal",
+]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Megabytes = Annotated[int, Field(ge=0, le=2**40)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Sampling(_Strict):
+    """How tokens are drawn, and when drawing ends."""
+
+    max_tokens: int = Field(default=512, gt=0, le=2**31)
+    min_tokens: int = Field(default=0, ge=0, le=2**31)
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    top_k: int = Field(default=-1, ge=-1, le=2**31)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    stop: list[StopString] | StopString | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        default_factory=list, max_length=256
+    )
+    ignore_eos: bool = False
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stream: bool = False
+    raw: bool = False
+    """Send the prompt as it stands, past the model's chat template."""
+
+    @check("stop")
+    @classmethod
+    def _few_stop_strings(cls, value: object) -> object:
+        if isinstance(value, list) and len(value) > 16:
+            raise ValueError("at most 16 stop strings are allowed")
+        return value
+
+
+class Message(_Strict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class ModelChoice(_Strict):
+    """Which model runs a job; version and runtime are looked up where they are left out."""
+
+    family: Name
+    version: Name | None = None
+    runtime: Runtime | None = None
+    runtime_config: dict[str, Any] = Field(default_factory=dict)
+
+    @check("family", "version")
+    @classmethod
+    def _no_way_up(cls, value: str | None) -> str | None:
+        if value is not None and ".." in value:
+            raise ValueError("must not contain '..'")
+        return value
+
+
+class Input(_Strict):
+    """What a model is asked: exactly one of a prompt, a conversation, or rows of a batch."""
+
+    prompt: str | None = Field(default=None, min_length=1)
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    inputs: list[Any] | None = Field(default=None, min_length=1)
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="max_tokens, temperature, stop, stream, …"
+    )
+    context: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> Self:
+        named = {"prompt": self.prompt, "messages": self.messages, "inputs": self.inputs}
+        given = [name for name, value in named.items() if value is not None]
+        if len(given) != 1:
+            but = f", not {' and '.join(given)}" if given else ""
+            raise ValueError(f"give exactly one of prompt, messages or inputs{but}")
+        return self
+
+
+class Retry(_Strict):
+    """How often and how soon a failed attempt is followed by another."""
+
+    max_retries: int = Field(default=3, ge=0, le=100)
+    initial_backoff_seconds: Seconds = 1.0
+    max_backoff_seconds: Seconds = 300.0
+    retryable_codes: list[Code] = Field(default_factory=list)
+
+
+class Requirements(_Strict):
+    """What a worker must have to be given the job."""
+
+    min_memory_mb: Megabytes = 0
+    min_gpu_memory_mb: Megabytes = 0
+    tags: dict[Label, Label] = Field(default_factory=dict, max_length=32)
+
+
+class JobSubmit(_Strict):
+    """A job to run."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": {"family": "smollm2"},
+                    "input": {
+                        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                        "parameters": {"max_tokens": 40, "temperature": 0},
+                    },
+                }
+            ]
+        },
+    )
+
+    model: ModelChoice
+    input: Input
+    job_type: JobType = "inference"
+    priority: int = Field(default=5, ge=1, le=10, description="The highest goes first.")
+    timeout_seconds: int = Field(default=300, ge=1, le=3600)
+    retry_config: Retry | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    requirements: Requirements = Field(default_factory=Requirements)
+    group: Label | None = None
+    idempotency_key: Key | None = None
+    trace: Annotated[str, StringConstraints(max_length=256, pattern=r"^[ -~]*$")] | None = None
+
+
+class WorkerDirection(_Strict):
+    """Why something is asked of a worker."""
+
+    reason: str = Field(default="", max_length=1000)

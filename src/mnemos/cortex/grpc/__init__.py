@@ -1,0 +1,1 @@
+"""CORTEX for workers: the contract of cortex.proto, served over gRPC."""

@@ -1,0 +1,127 @@
+"""Records, as messages to workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mnemos.protocol.v1 import cortex_pb2 as pb
+
+from ..clock import as_datetime
+from ..records import ActionRecord, ChunkAck, JobRecord, LeasedJob, RefVerdict
+from .words import VERDICT_BY_FENCE, action_kind_number, error_code_number, job_type_number
+
+
+def duration(seconds: float) -> Duration:
+    """A length of time."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """An instant, for people to read."""
+    message = Timestamp()
+    message.FromDatetime(as_datetime(seconds))
+    return message
+
+
+def leased_job(leased: LeasedJob) -> pb.LeasedJob:
+    """A job for the worker that holds it."""
+    return pb.LeasedJob(
+        job=_spec(leased.job),
+        attempt=leased.job.attempt,
+        lease=duration(leased.lease_seconds),
+        time_left=duration(leased.time_left_seconds),
+    )
+
+
+def _spec(job: JobRecord) -> pb.JobSpec:
+    return pb.JobSpec(
+        job_id=job.job_id,
+        job_type=job_type_number(job.job_type),
+        priority=job.priority,
+        model=pb.ModelRef(
+            family=job.family,
+            version=job.version,
+            runtime=job.runtime,
+            runtime_config_json=job.runtime_config,
+        ),
+        input=_input(json.loads(job.input or "{}")),
+        timeout_seconds=job.timeout_seconds,
+        retry_config=_retry_config(json.loads(job.retry_config)),
+        metadata_json=job.metadata,
+        submitted_at=timestamp(job.submitted_at),
+        requirements=pb.Requirements(
+            min_memory_mb=job.min_memory_mb,
+            min_gpu_memory_mb=job.min_gpu_memory_mb,
+            tags=json.loads(job.tags),
+        ),
+        idempotency_key=job.idempotency_key or "",
+        trace=job.trace or "",
+    )
+
+
+def _input(told: dict[str, Any]) -> pb.JobInput:
+    return pb.JobInput(
+        prompt=told.get("prompt") or "",
+        parameters_json=json.dumps(told.get("parameters") or {}),
+        context=told.get("context") or "",
+        messages=[
+            pb.ChatMessage(role=turn["role"], content=turn["content"])
+            for turn in told.get("messages") or ()
+        ],
+        inputs_json=[json.dumps(row) for row in told.get("inputs") or ()],
+    )
+
+
+def _retry_config(told: dict[str, Any]) -> pb.RetryConfig:
+    return pb.RetryConfig(
+        max_retries=told["max_retries"],
+        initial_backoff=duration(told["initial_backoff_seconds"]),
+        max_backoff=duration(told["max_backoff_seconds"]),
+        retryable_codes=[error_code_number(code) for code in told["retryable_codes"]],
+    )
+
+
+def verdicts(records: Sequence[RefVerdict]) -> list[pb.LeaseVerdict]:
+    """What became of a call about some attempts."""
+    return [
+        pb.LeaseVerdict(
+            job_id=record.job_id,
+            attempt=record.attempt,
+            verdict=VERDICT_BY_FENCE[record.verdict],
+        )
+        for record in records
+    ]
+
+
+def acks(records: Sequence[ChunkAck]) -> list[pb.StreamAck]:
+    """How far tokens are durable."""
+    return [
+        pb.StreamAck(
+            job_id=record.job_id,
+            attempt=record.attempt,
+            next_sequence=record.next_sequence,
+            verdict=VERDICT_BY_FENCE[record.verdict],
+        )
+        for record in records
+    ]
+
+
+def action(record: ActionRecord) -> pb.Action:
+    """Something asked of a worker."""
+    message = pb.Action(
+        action_id=record.action_id,
+        kind=action_kind_number(record.kind),
+        reason=record.reason,
+        jobs=[pb.AttemptRef(job_id=ref.job_id, attempt=ref.attempt) for ref in record.jobs],
+        config_json=record.config,
+    )
+    if record.deadline_seconds is not None:
+        message.deadline.CopyFrom(duration(record.deadline_seconds))
+    return message

@@ -1,0 +1,56 @@
+"""Serving the contract on a port."""
+
+from __future__ import annotations
+
+import grpc.aio
+import structlog
+
+from mnemos.http import PortUnavailableError
+from mnemos.protocol.v1.cortex_pb2_grpc import add_CortexServiceServicer_to_server
+
+from .service import CortexService
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MIN_PING_INTERVAL_MS = 10_000
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a busy port is an error, not a second listener
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+)
+_log = structlog.get_logger(__name__)
+
+
+class GrpcServer:
+    """One CortexService on one port, inside the caller's event loop."""
+
+    def __init__(self, service: CortexService, host: str, port: int, *, setting: str) -> None:
+        self._host = host
+        self._wanted_port = port
+        self._setting = setting
+        self._server = grpc.aio.server(options=_OPTIONS)
+        add_CortexServiceServicer_to_server(service, self._server)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Take the port and answer calls. Raises PortUnavailableError, in one sentence."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{self._wanted_port}")
+        except RuntimeError as error:
+            raise PortUnavailableError(
+                f"Cannot listen on {self._host}:{self._wanted_port} (it is in use or not ours); "
+                f"set {self._setting} to another port."
+            ) from error
+        await self._server.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, give those that run the grace, then end them. Idempotent."""
+        await self._server.stop(grace_seconds)

@@ -1,0 +1,150 @@
+"""CORTEX, put together: one store, two ports, two background duties, one task group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from mnemos.http import HttpServer
+
+from .api.app import create_app
+from .api.context import ApiContext
+from .clock import Clock
+from .genome_lookup import GenomeCatalog
+from .grpc.server import GrpcServer
+from .grpc.service import CortexService
+from .notifier import LocalNotifier
+from .reaper import DelayedJobPromoter, LeaseReaper
+from .settings import CortexSettings
+from .sql.store import SqliteStore
+from .telemetry import CortexMetrics
+
+_log = structlog.get_logger(__name__)
+
+
+class CortexServer:
+    """A running CORTEX, as an async context manager.
+
+    Entered, it answers on `http_port` and `grpc_port` (drawn where the settings say 0). It raises
+    StartError or PortUnavailableError, with nothing left behind, when it cannot. Leaving, or
+    cancelling the task that entered, stops taking calls, ends long-polls at once, commits what was
+    asked for and gives everything back within `shutdown_grace_seconds` and a little.
+    """
+
+    def __init__(self, settings: CortexSettings, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self.notifier = LocalNotifier()
+        self.metrics = CortexMetrics()
+        self.store = SqliteStore(
+            settings.data_dir,
+            self.notifier,
+            lease_seconds=settings.lease_seconds,
+            worker_silence_seconds=settings.heartbeat_timeout_seconds,
+            worker_retention_seconds=settings.worker_retention_seconds,
+            timeout_grace_seconds=settings.timeout_grace_seconds,
+            clock=clock,
+            measure=self.metrics.measure,
+        )
+        interval = min(1.0, settings.lease_seconds / 5)
+        self.reaper = LeaseReaper(self.store, interval_seconds=interval)
+        self.promoter = DelayedJobPromoter(self.store, self.notifier)
+        self.http_port = 0
+        self.grpc_port = 0
+
+    @property
+    def http_url(self) -> str:
+        """Where the HTTP API answers."""
+        return f"http://{self._settings.http_host}:{self.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """Where workers dial."""
+        return f"{self._settings.grpc_host}:{self.grpc_port}"
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        _log.info("cortex.ready", http=self.http_url, grpc=self.grpc_address)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+        _log.info("cortex.stopped")
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        for host in settings.exposed_hosts:
+            _log.warning("cortex.exposed", host=host, missing="TLS and tokens")
+        await stack.enter_async_context(self.store)
+        catalog = None
+        if settings.genome_url:
+            catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
+        app = create_app(ApiContext(self.store, self.notifier, self.metrics, catalog))
+        http = HttpServer(
+            app,
+            settings.http_host,
+            settings.http_port,
+            setting="CORTEX_HTTP_PORT",
+            grace_seconds=settings.shutdown_grace_seconds,
+        )
+        self.http_port = http.bind()
+        stack.callback(http.close)
+        service = CortexService(self.store, self.notifier, lease_seconds=settings.lease_seconds)
+        grpc = GrpcServer(
+            service, settings.grpc_host, settings.grpc_port, setting="CORTEX_GRPC_PORT"
+        )
+        tasks = await stack.enter_async_context(_Background())
+        stack.push_async_callback(grpc.stop, settings.shutdown_grace_seconds)
+        await grpc.start()
+        self.grpc_port = grpc.port
+        tasks.start(self.reaper.run(), "cortex-reaper")
+        tasks.start(self.promoter.run(), "cortex-promoter")
+        serving = tasks.start(http.serve(), "cortex-http")
+        stack.push_async_callback(_stop_http, http, serving)
+        stack.callback(self.notifier.close)
+        await http.wait_ready()
+
+
+class _Background:
+    """A task group whose tasks run until the context ends; the failure of one ends the server."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(kind, error, traceback)
+
+    def start(self, duty: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._group.create_task(duty, name=name)
+        self._tasks.append(task)
+        return task
+
+
+async def _stop_http(http: HttpServer, serving: asyncio.Task[None]) -> None:
+    http.stop()
+    await asyncio.wait([serving])

@@ -1,0 +1,47 @@
+"""CORTEX's settings, from CORTEX_* variables."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CortexSettings(BaseSettings):
+    """Where CORTEX listens, where it keeps its data, and how patient it is."""
+
+    model_config = SettingsConfigDict(env_prefix="CORTEX_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(default_factory=lambda: user_data_path("mnemos") / "cortex")
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=9090, ge=0, le=65535)
+    genome_url: str | None = None
+    """Where models are looked up at submission; without it, jobs must name version and runtime."""
+    lease_seconds: float = Field(default=15.0, ge=0.2, le=3600)
+    heartbeat_timeout_seconds: float = Field(default=90.0, gt=0)
+    """A worker not heard for this long is shown as lost."""
+    worker_retention_seconds: float = Field(default=86_400.0, gt=0)
+    """A worker lost for this long is forgotten."""
+    timeout_grace_seconds: float = Field(default=10.0, ge=0)
+    """How long after a job's timeout CORTEX ends the attempt itself."""
+    shutdown_grace_seconds: float = Field(default=3.0, ge=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    @property
+    def exposed_hosts(self) -> list[str]:
+        """The addresses listened on that other machines may reach."""
+        return [host for host in (self.http_host, self.grpc_host) if not _is_loopback(host)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,276 @@
+"""What a worker says about attempts: they go on, got further, ended, are handed back.
+
+Every call is fenced here: it counts only for the attempt that holds the job, from the worker
+that was given it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from ..errors import WorkerUnknownError
+from ..records import (
+    AttemptRef,
+    Chunk,
+    ChunkAck,
+    Fence,
+    RefVerdict,
+    Release,
+    Report,
+    StatusUpdate,
+)
+from ..state_machine import TRANSITIONS, JobState, Outcome, RetryPolicy, decide_after_failure
+from .transaction import Row, Transaction
+from .transitions import append_event, end_attempt, find_job, finish, forward, is_held, requeue
+
+Random = Callable[[], float]
+
+_RENEW = "UPDATE jobs SET lease_expires_at = :until, renewed = TRUE WHERE seq = :seq"
+_MARK_RENEWED = "UPDATE jobs SET renewed = TRUE WHERE seq = :seq AND NOT renewed"
+_SEEN = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
+_REPORTED = """
+SELECT attempts.worker_id FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
+WHERE jobs.job_id = :job_id AND attempts.attempt = :attempt AND attempts.reported
+"""
+_STORE_RESULT = """
+INSERT INTO job_results (job_seq, result, output_metadata, metrics)
+VALUES (:seq, :result, :output_metadata, :metrics)
+ON CONFLICT (job_seq) DO UPDATE SET result = excluded.result,
+    output_metadata = excluded.output_metadata, metrics = excluded.metrics
+"""
+_COUNT_ENDED = """
+UPDATE workers SET total_jobs_completed = total_jobs_completed + :completed,
+    total_jobs_failed = total_jobs_failed + :failed, last_seen = :now
+WHERE worker_id = :worker_id
+"""
+_SET_NEXT_CHUNK = "UPDATE jobs SET next_chunk = :next WHERE seq = :seq"
+
+
+def _held_by(tx: Transaction, worker_id: str, ref: AttemptRef) -> Row | None:
+    job = find_job(tx, ref.job_id)
+    if job is None or not is_held(job):
+        return None
+    if job["attempt"] != ref.attempt or job["worker_id"] != worker_id:
+        return None
+    return job
+
+
+def _going_on(job: Row) -> Fence:
+    return Fence.CANCELLED if job["cancel_requested"] else Fence.ACCEPTED
+
+
+def renew(
+    tx: Transaction, worker_id: str, refs: Sequence[AttemptRef], lease_seconds: float
+) -> list[RefVerdict]:
+    """Extend leases to a whole lease from now. Raises WorkerUnknownError."""
+    if not tx.run(_SEEN, {"worker_id": worker_id, "now": tx.now}):
+        raise WorkerUnknownError(worker_id)
+    verdicts = []
+    for ref in refs:
+        job = _held_by(tx, worker_id, ref)
+        verdict = Fence.STALE
+        if job is not None:
+            verdict = _going_on(job)
+            tx.run(_RENEW, {"seq": job["seq"], "until": tx.now + lease_seconds})
+        verdicts.append(RefVerdict(ref.job_id, ref.attempt, verdict))
+    return verdicts
+
+
+def update_status(
+    tx: Transaction, worker_id: str, updates: Sequence[StatusUpdate]
+) -> list[RefVerdict]:
+    """Move attempts forward; what arrives late and would move one back changes nothing."""
+    verdicts = []
+    for update in updates:
+        job = _held_by(tx, worker_id, AttemptRef(update.job_id, update.attempt))
+        verdict = Fence.STALE if job is None else _going_on(job)
+        if job is not None:
+            tx.run(_MARK_RENEWED, {"seq": job["seq"]})
+            if _is_news(job, update):
+                forward(tx, job, update.status, update.message)
+            elif verdict is Fence.ACCEPTED:
+                verdict = Fence.DUPLICATE
+        verdicts.append(RefVerdict(update.job_id, update.attempt, verdict))
+    return verdicts
+
+
+def _is_news(job: Row, update: StatusUpdate) -> bool:
+    present = JobState(job["status"])
+    if update.status is present:
+        return bool(update.message) and update.message != job["status_message"]
+    return update.status in TRANSITIONS[present]
+
+
+def append_chunks(tx: Transaction, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
+    """Append tokens, each exactly once and in order; one ack for each attempt named."""
+    by_attempt: dict[AttemptRef, list[Chunk]] = {}
+    for chunk in chunks:
+        by_attempt.setdefault(AttemptRef(chunk.job_id, chunk.attempt), []).append(chunk)
+    return [_append_to(tx, worker_id, ref, some) for ref, some in by_attempt.items()]
+
+
+def _append_to(
+    tx: Transaction, worker_id: str, ref: AttemptRef, chunks: Sequence[Chunk]
+) -> ChunkAck:
+    job = _held_by(tx, worker_id, ref)
+    if job is None:
+        return ChunkAck(ref.job_id, ref.attempt, 0, Fence.STALE)
+    first = int(job["next_chunk"])
+    position = first
+    for chunk in chunks:
+        if chunk.sequence != position:
+            continue
+        if position == 0 and job["status"] != JobState.STREAMING.value:
+            forward(tx, job, JobState.STREAMING, "")
+        data = {
+            "content": chunk.content,
+            "token_ids": list(chunk.token_ids),
+            "attempt": ref.attempt,
+        }
+        append_event(tx, job, "token", json.dumps(data, separators=(",", ":")))
+        position += 1
+    if position != first:
+        tx.run(_SET_NEXT_CHUNK, {"seq": job["seq"], "next": position})
+        tx.run(_MARK_RENEWED, {"seq": job["seq"]})
+    return ChunkAck(ref.job_id, ref.attempt, position, _going_on(job))
+
+
+def report(
+    tx: Transaction, worker_id: str, reports: Sequence[Report], random: Random
+) -> list[RefVerdict]:
+    """End attempts as their worker says."""
+    verdicts = []
+    completed = failed = 0
+    for said in reports:
+        job = _held_by(tx, worker_id, AttemptRef(said.job_id, said.attempt))
+        if job is None:
+            verdict = _repeat_or_stale(tx, worker_id, said)
+        else:
+            verdict = Fence.ACCEPTED
+            outcome = _end(tx, job, said, random)
+            completed += outcome is Outcome.COMPLETED
+            failed += outcome in {Outcome.FAILED, Outcome.TIMEOUT}
+        verdicts.append(RefVerdict(said.job_id, said.attempt, verdict))
+    counts = {"completed": completed, "failed": failed, "worker_id": worker_id, "now": tx.now}
+    tx.run(_COUNT_ENDED, counts)
+    return verdicts
+
+
+def _repeat_or_stale(tx: Transaction, worker_id: str, said: Report) -> Fence:
+    known = tx.one(_REPORTED, {"job_id": said.job_id, "attempt": said.attempt})
+    if known is not None and known["worker_id"] == worker_id:
+        return Fence.DUPLICATE
+    return Fence.STALE
+
+
+def _end(tx: Transaction, job: Row, said: Report, random: Random) -> Outcome:
+    if job["cancel_requested"] or said.status is JobState.CANCELLED:
+        error = said.error or "The job was cancelled."
+        end_attempt(tx, job, Outcome.CANCELLED, reported=True, error_code="cancelled", error=error)
+        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error=error)
+        return Outcome.CANCELLED
+    if said.status is JobState.COMPLETED:
+        _complete(tx, job, said)
+        return Outcome.COMPLETED
+    timed_out = said.status is JobState.TIMEOUT
+    code = "timeout" if timed_out else said.error_code
+    outcome = Outcome.TIMEOUT if timed_out else Outcome.FAILED
+    fail_attempt(
+        tx,
+        job,
+        outcome,
+        code,
+        said.error,
+        by_nature=said.retryable,
+        reported=True,
+        random=random,
+    )
+    return outcome
+
+
+def _complete(tx: Transaction, job: Row, said: Report) -> None:
+    end_attempt(tx, job, Outcome.COMPLETED, reported=True)
+    answer = {
+        "seq": job["seq"],
+        "result": said.result,
+        "output_metadata": said.output_metadata,
+        "metrics": said.metrics,
+    }
+    tx.run(_STORE_RESULT, answer)
+    finish(tx, job, JobState.COMPLETED)
+    generated = json.loads(said.output_metadata).get("tokens_generated", 0)
+    if isinstance(generated, int) and 0 < generated < 2**40:
+        tx.measured.tokens += generated
+        tx.count("total", "tokens", generated)
+
+
+def fail_attempt(
+    tx: Transaction,
+    job: Row,
+    outcome: Outcome,
+    code: str,
+    error: str,
+    *,
+    by_nature: bool,
+    reported: bool,
+    random: Random,
+) -> None:
+    """End an attempt that brought nothing, and decide what becomes of the job.
+
+    A job whose submitter wants it stopped is not tried again.
+    """
+    end_attempt(tx, job, outcome, reported=reported, error_code=code, error=error)
+    if job["cancel_requested"]:
+        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
+        return
+    policy = read_policy(job["retry_config"])
+    used = job["retries_used"]
+    decision = decide_after_failure(policy, used, code, by_nature=by_nature, random=random)
+    if decision.state is JobState.PENDING:
+        message = f"attempt {job['attempt']} ended: {error}"
+        requeue(
+            tx,
+            job,
+            delay_seconds=decision.delay_seconds,
+            retries_used=decision.retries_used,
+            message=message,
+        )
+    else:
+        finish(tx, job, decision.state, error_code=code, error=error, retryable=by_nature)
+
+
+def read_policy(text: str) -> RetryPolicy:
+    """Read a job's stored retry policy."""
+    told = json.loads(text)
+    return RetryPolicy(
+        max_retries=told["max_retries"],
+        initial_backoff_seconds=told["initial_backoff_seconds"],
+        max_backoff_seconds=told["max_backoff_seconds"],
+        retryable_codes=tuple(told["retryable_codes"]),
+    )
+
+
+def release(tx: Transaction, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
+    """Give jobs back to the queue at once; no retry is charged."""
+    verdicts = []
+    for one in releases:
+        job = _held_by(tx, worker_id, AttemptRef(one.job_id, one.attempt))
+        if job is None:
+            verdict = Fence.STALE
+        else:
+            verdict = _going_on(job)
+            release_attempt(tx, job, one.reason)
+        verdicts.append(RefVerdict(one.job_id, one.attempt, verdict))
+    return verdicts
+
+
+def release_attempt(tx: Transaction, job: Row, reason: str) -> None:
+    """End an attempt that was handed back."""
+    reason = reason or "the worker handed the job back"
+    end_attempt(tx, job, Outcome.RELEASED, reported=False, error=reason)
+    if job["cancel_requested"]:
+        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
+        return
+    message = f"attempt {job['attempt']} was handed back: {reason}"
+    requeue(tx, job, delay_seconds=0, retries_used=job["retries_used"], message=message)

@@ -1,0 +1,204 @@
+"""What is known of workers, and what is asked of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from ..errors import WorkerNotFoundError, WorkerUnknownError
+from ..notifier import worker_topic
+from ..records import (
+    ActionRecord,
+    AttemptRef,
+    DesiredState,
+    HeartbeatRecord,
+    Registration,
+    WorkerRecord,
+)
+from .attempts import Random, release_attempt
+from .reaping import lose_attempt
+from .submitting import add_action
+from .transaction import Row, Transaction
+from .transitions import JOB_COLUMNS
+
+_FIND = "SELECT * FROM workers WHERE worker_id = :worker_id"
+_HELD = f"""
+SELECT {JOB_COLUMNS} FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
+"""  # noqa: S608  constants only
+_HELD_IDS = """
+SELECT worker_id, job_id FROM jobs WHERE lease_expires_at IS NOT NULL ORDER BY worker_id, seq
+"""
+_UPSERT = """
+INSERT INTO workers (worker_id, instance_id, hostname, ip_address, version, capabilities,
+    resources, tags, models, status, status_reason, desired_state, lost, total_jobs_completed,
+    total_jobs_failed, last_heartbeat, last_seen, registered_at)
+VALUES (:worker_id, :instance_id, :hostname, :ip_address, :version, :capabilities, :resources,
+    :tags, '[]', 'initializing', '', 'active', FALSE, 0, 0, :now, :now, :now)
+ON CONFLICT (worker_id) DO UPDATE SET instance_id = excluded.instance_id,
+    hostname = excluded.hostname, ip_address = excluded.ip_address, version = excluded.version,
+    capabilities = excluded.capabilities, resources = excluded.resources, tags = excluded.tags,
+    lost = FALSE, last_seen = excluded.last_seen, last_heartbeat = excluded.last_heartbeat
+RETURNING registered_at
+"""
+_NEW_INSTANCE = """
+UPDATE workers SET desired_state = :desired, models = '[]', status = 'initializing',
+    status_reason = ''
+WHERE worker_id = :worker_id
+"""
+_HEARTBEAT = """
+UPDATE workers SET status = :status, status_reason = :reason, models = :models,
+    resources = COALESCE(:resources, resources), lost = FALSE, last_heartbeat = :now,
+    last_seen = :now
+WHERE worker_id = :worker_id
+"""
+_TOUCH = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
+_ACKNOWLEDGE = "DELETE FROM actions WHERE worker_id = :worker_id AND action_id = :action_id"
+_ACTIONS = "SELECT * FROM actions WHERE worker_id = :worker_id ORDER BY seq"
+_DIRECT = "UPDATE workers SET desired_state = :desired WHERE worker_id = :worker_id"
+_REPLACE = """
+DELETE FROM actions WHERE worker_id = :worker_id
+    AND kind IN ('pause', 'resume', 'drain', 'shutdown', 'restart')
+"""
+_STILL_HELD = """
+SELECT job_id FROM jobs
+WHERE job_id = :job_id AND attempt = :attempt AND lease_expires_at IS NOT NULL
+"""
+
+
+def register(tx: Transaction, new: Registration, random: Random) -> float:
+    """Make a worker known. Another instance under its id means that the old one is gone."""
+    known = tx.one(_FIND, {"worker_id": new.worker_id})
+    row = tx.one(
+        _UPSERT,
+        {
+            "worker_id": new.worker_id,
+            "instance_id": new.instance_id,
+            "hostname": new.hostname,
+            "ip_address": new.ip_address,
+            "version": new.version,
+            "capabilities": new.capabilities,
+            "resources": new.resources,
+            "tags": new.tags,
+            "now": tx.now,
+        },
+    )
+    assert row is not None
+    if known is not None and known["instance_id"] != new.instance_id:
+        _replace_instance(tx, known, random)
+    return float(row["registered_at"])
+
+
+def _replace_instance(tx: Transaction, known: Row, random: Random) -> None:
+    worker_id = known["worker_id"]
+    for job in tx.all(_HELD, {"worker_id": worker_id}):
+        lose_attempt(tx, job, "it started anew", random)
+    tx.run("DELETE FROM actions WHERE worker_id = :worker_id", {"worker_id": worker_id})
+    paused = known["desired_state"] == DesiredState.PAUSED.value
+    desired = DesiredState.PAUSED if paused else DesiredState.ACTIVE
+    tx.run(_NEW_INSTANCE, {"worker_id": worker_id, "desired": desired.value})
+    if paused:
+        add_action(tx, worker_id, "pause", "paused before the worker started anew")
+
+
+def deregister(tx: Transaction, worker_id: str, reason: str) -> None:
+    """Forget a worker; what it still holds goes back to the queue."""
+    for job in tx.all(_HELD, {"worker_id": worker_id}):
+        release_attempt(tx, job, reason or "the worker left")
+    tx.run("DELETE FROM workers WHERE worker_id = :worker_id", {"worker_id": worker_id})
+    tx.topics.add(worker_topic(worker_id))
+
+
+def heartbeat(tx: Transaction, beat: HeartbeatRecord) -> list[ActionRecord]:
+    """Note how a worker is; return what it is still asked to do."""
+    changed = tx.run(
+        _HEARTBEAT,
+        {
+            "worker_id": beat.worker_id,
+            "status": beat.status,
+            "reason": beat.status_reason,
+            "models": beat.models,
+            "resources": beat.resources,
+            "now": tx.now,
+        },
+    )
+    if not changed:
+        raise WorkerUnknownError(beat.worker_id)
+    for action_id in beat.acknowledged_actions:
+        tx.run(_ACKNOWLEDGE, {"worker_id": beat.worker_id, "action_id": action_id})
+    return _open_actions(tx, beat.worker_id)
+
+
+def touch(tx: Transaction, worker_id: str) -> None:
+    """Note that a worker was heard."""
+    if not tx.run(_TOUCH, {"worker_id": worker_id, "now": tx.now}):
+        raise WorkerUnknownError(worker_id)
+
+
+def open_actions(tx: Transaction, worker_id: str) -> list[ActionRecord]:
+    """Return what a worker is still asked to do; cancels of ended attempts are dropped."""
+    if tx.one(_FIND, {"worker_id": worker_id}) is None:
+        raise WorkerUnknownError(worker_id)
+    return _open_actions(tx, worker_id)
+
+
+def _open_actions(tx: Transaction, worker_id: str) -> list[ActionRecord]:
+    actions = []
+    for row in tx.all(_ACTIONS, {"worker_id": worker_id}):
+        refs = [AttemptRef(job_id, attempt) for job_id, attempt in json.loads(row["jobs"])]
+        held = [ref for ref in refs if _is_held(tx, ref)]
+        if row["kind"] == "cancel_jobs" and not held:
+            parameters = {"worker_id": worker_id, "action_id": row["action_id"]}
+            tx.run(_ACKNOWLEDGE, parameters)
+            continue
+        actions.append(_action(row, held))
+    return actions
+
+
+def _is_held(tx: Transaction, ref: AttemptRef) -> bool:
+    return tx.one(_STILL_HELD, {"job_id": ref.job_id, "attempt": ref.attempt}) is not None
+
+
+def _action(row: Row, refs: Sequence[AttemptRef]) -> ActionRecord:
+    return ActionRecord(
+        action_id=row["action_id"],
+        worker_id=row["worker_id"],
+        kind=row["kind"],
+        reason=row["reason"],
+        jobs=refs,
+        config=row["config"],
+        deadline_seconds=row["deadline_seconds"],
+    )
+
+
+def direct(tx: Transaction, worker_id: str, kind: str, desired: DesiredState, reason: str) -> None:
+    """Note what a person wants a worker to be, and ask it; an older wish is withdrawn."""
+    if not tx.run(_DIRECT, {"worker_id": worker_id, "desired": desired.value}):
+        raise WorkerNotFoundError(worker_id)
+    tx.run(_REPLACE, {"worker_id": worker_id})
+    add_action(tx, worker_id, kind, reason)
+
+
+def list_workers(connection: sqlite3.Connection) -> list[WorkerRecord]:
+    """Return all workers with what they hold, oldest registration first."""
+    held: dict[str, list[str]] = {}
+    for row in connection.execute(_HELD_IDS):
+        held.setdefault(row["worker_id"], []).append(row["job_id"])
+    rows = connection.execute("SELECT * FROM workers ORDER BY registered_at, worker_id")
+    return [_worker(row, held.get(row["worker_id"], ())) for row in rows]
+
+
+def get_worker(connection: sqlite3.Connection, worker_id: str) -> WorkerRecord:
+    """Return one worker. Raises WorkerNotFoundError."""
+    row = connection.execute(_FIND, {"worker_id": worker_id}).fetchone()
+    if row is None:
+        raise WorkerNotFoundError(worker_id)
+    held = connection.execute(_HELD, {"worker_id": worker_id})
+    return _worker(row, [job["job_id"] for job in held])
+
+
+def _worker(row: Row, held: Sequence[str]) -> WorkerRecord:
+    fields = dict(zip(row.keys(), row, strict=True))
+    fields["desired_state"] = DesiredState(fields["desired_state"])
+    fields["lost"] = bool(fields["lost"])
+    return WorkerRecord(**fields, current_jobs=held)

@@ -1,0 +1,184 @@
+"""What is read and shown: jobs, lists, logs, groups, numbers."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.dialects.sqlite import dialect as SqliteDialect
+
+from ..errors import JobNotFoundError
+from ..numbers import LaneCount, QueueNumbers, Totals
+from ..records import (
+    AttemptRecord,
+    EventPage,
+    EventRecord,
+    GroupCounts,
+    JobFilter,
+    JobRecord,
+    ModelKey,
+)
+from ..state_machine import TERMINAL, JobState
+from .schema import job_inputs, job_results, jobs
+from .transaction import Row
+
+_DIALECT = SqliteDialect(paramstyle="named")
+_TERMINAL_WORDS = {state.value for state in TERMINAL}
+
+_SLIM = select(jobs, job_inputs.c.runtime_config, job_inputs.c.metadata)
+_SLIM = _SLIM.join(job_inputs, job_inputs.c.job_seq == jobs.c.seq)
+_FULL = _SLIM.add_columns(
+    job_inputs.c.input,
+    job_results.c.result,
+    job_results.c.output_metadata,
+    job_results.c.metrics,
+).outerjoin(job_results, job_results.c.job_seq == jobs.c.seq)
+
+_FIND = "SELECT seq, status FROM jobs WHERE job_id = :job_id"
+_ATTEMPTS = """
+SELECT attempts.attempt, attempts.worker_id, attempts.started_at, attempts.ended_at,
+    attempts.outcome, attempts.error_code, attempts.error
+FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
+WHERE jobs.job_id = :job_id ORDER BY attempts.attempt
+"""
+_EVENTS = """
+SELECT sequence, kind, data FROM job_events
+WHERE job_seq = :seq AND sequence >= :from_sequence ORDER BY sequence LIMIT :limit
+"""
+_TALLY = "SELECT name, value FROM tallies WHERE scope = :scope"
+_LANES = """
+SELECT tallies.scope, tallies.name, tallies.value FROM tallies
+WHERE tallies.scope >= 'lane/' AND tallies.scope < 'lane0' AND tallies.value > 0
+"""
+_LANE = "SELECT family, version, runtime FROM lanes WHERE lane_id = :lane_id"
+_OLDEST = "SELECT submitted_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1"
+_WORKERS = "SELECT lost, desired_state, status, COUNT(*) AS n FROM workers GROUP BY 1, 2, 3"
+
+
+def _compile(statement: Select[Any]) -> tuple[str, dict[str, Any]]:
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    return str(compiled), dict(compiled.params)
+
+
+_GET, _ = _compile(_FULL.where(jobs.c.job_id == "?"))
+_GET_PARAMETER = next(iter(_))
+
+
+def job_from_row(row: Row) -> JobRecord:
+    """Build a record from the columns of `jobs` and whatever payload was selected with them."""
+    fields = dict(zip(row.keys(), row, strict=True))
+    wanted: dict[str, Any] = {
+        name: fields.get(name) for name in JobRecord.__dataclass_fields__ if name != "group"
+    }
+    wanted["group"] = fields["group_name"]
+    wanted["status"] = JobState(fields["status"])
+    wanted["cancel_requested"] = bool(fields["cancel_requested"])
+    wanted["delayed"] = bool(fields["delayed"])
+    retryable = fields["error_retryable"]
+    wanted["error_retryable"] = None if retryable is None else bool(retryable)
+    return JobRecord(**wanted)
+
+
+def get_job(connection: sqlite3.Connection, job_id: str) -> JobRecord:
+    """Return a job with its payload. Raises JobNotFoundError."""
+    row = connection.execute(_GET, {_GET_PARAMETER: job_id}).fetchone()
+    if row is None:
+        raise JobNotFoundError(job_id)
+    return job_from_row(row)
+
+
+def get_attempts(connection: sqlite3.Connection, job_id: str) -> list[AttemptRecord]:
+    """Return the history of a job, oldest attempt first."""
+    rows = connection.execute(_ATTEMPTS, {"job_id": job_id})
+    return [AttemptRecord(**dict(zip(row.keys(), row, strict=True))) for row in rows]
+
+
+def list_jobs(connection: sqlite3.Connection, query: JobFilter) -> list[JobRecord]:
+    """Return jobs, newest first."""
+    statement = _FULL if query.full else _SLIM
+    if query.statuses:
+        statement = statement.where(jobs.c.status.in_([state.value for state in query.statuses]))
+    equal = {
+        jobs.c.family: query.family,
+        jobs.c.version: query.version,
+        jobs.c.worker_id: query.worker_id,
+        jobs.c.group_name: query.group,
+        jobs.c.job_type: query.job_type,
+    }
+    for column, value in equal.items():
+        if value is not None:
+            statement = statement.where(column == value)
+    if query.submitted_after is not None:
+        statement = statement.where(jobs.c.submitted_at > query.submitted_after)
+    if query.submitted_before is not None:
+        statement = statement.where(jobs.c.submitted_at < query.submitted_before)
+    if query.before_seq is not None:
+        statement = statement.where(jobs.c.seq < query.before_seq)
+    text, parameters = _compile(statement.order_by(jobs.c.seq.desc()).limit(query.limit))
+    return [job_from_row(row) for row in connection.execute(text, parameters)]
+
+
+def read_events(
+    connection: sqlite3.Connection, job_id: str, from_sequence: int, limit: int
+) -> EventPage:
+    """Return a page of a job's log. Raises JobNotFoundError."""
+    job = connection.execute(_FIND, {"job_id": job_id}).fetchone()
+    if job is None:
+        raise JobNotFoundError(job_id)
+    wanted = {"seq": job["seq"], "from_sequence": from_sequence, "limit": limit}
+    rows = connection.execute(_EVENTS, wanted)
+    events = [EventRecord(row["sequence"], row["kind"], row["data"]) for row in rows]
+    return EventPage(events, job["status"] in _TERMINAL_WORDS)
+
+
+def group_results(
+    connection: sqlite3.Connection, group: str, after: int, limit: int
+) -> list[JobRecord]:
+    """Return finished jobs of a group in finishing order."""
+    statement = _FULL.where(jobs.c.group_name == group, jobs.c.finish_seq > after)
+    text, parameters = _compile(statement.order_by(jobs.c.finish_seq).limit(limit))
+    return [job_from_row(row) for row in connection.execute(text, parameters)]
+
+
+def group_counts(connection: sqlite3.Connection, group: str) -> GroupCounts:
+    """Say how a group stands."""
+    told = _tally(connection, f"group/{group}")
+    pending, running = told.get("pending", 0), told.get("running", 0)
+    finished = told.get("finished", 0)
+    return GroupCounts(pending + running + finished, pending, running, finished)
+
+
+def queue_numbers(connection: sqlite3.Connection, now: float) -> QueueNumbers:
+    """Return the queue's numbers; what it costs does not depend on the backlog."""
+    counts: dict[tuple[int, int], dict[str, int]] = {}
+    for row in connection.execute(_LANES):
+        _, lane_id, priority = row["scope"].split("/")
+        counts.setdefault((int(lane_id), int(priority)), {})[row["name"]] = row["value"]
+    lanes = []
+    for (lane_id, priority), phases in counts.items():
+        lane = connection.execute(_LANE, {"lane_id": lane_id}).fetchone()
+        model = ModelKey(lane["family"], lane["version"], lane["runtime"])
+        pending, running = phases.get("pending", 0), phases.get("running", 0)
+        lanes.append(LaneCount(model, priority, pending, running))
+    oldest = connection.execute(_OLDEST).fetchone()
+    waited = 0.0 if oldest is None else max(0.0, now - oldest["submitted_at"])
+    delayed = _tally(connection, "queue").get("delayed", 0)
+    return QueueNumbers(lanes, delayed, waited)
+
+
+def totals(connection: sqlite3.Connection) -> Totals:
+    """Return counts over everything stored."""
+    told = _tally(connection, "status")
+    by_status = {state.value: told.get(state.value, 0) for state in JobState}
+    workers: dict[str, int] = {}
+    for row in connection.execute(_WORKERS):
+        paused = row["desired_state"] == "paused" and row["status"] in {"idle", "busy"}
+        shown = "lost" if row["lost"] else "paused" if paused else row["status"]
+        workers[shown] = workers.get(shown, 0) + row["n"]
+    overall = _tally(connection, "total")
+    return Totals(by_status, workers, overall.get("tokens", 0), overall.get("leases_expired", 0))
+
+
+def _tally(connection: sqlite3.Connection, scope: str) -> dict[str, int]:
+    return {row["name"]: row["value"] for row in connection.execute(_TALLY, {"scope": scope})}

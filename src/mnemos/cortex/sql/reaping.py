@@ -1,0 +1,106 @@
+"""What is overdue: leases, timeouts, silent workers; and delayed jobs whose time has come."""
+
+from __future__ import annotations
+
+from ..notifier import runtime_topic
+from ..records import Reaped
+from ..state_machine import Outcome
+from .attempts import Random, fail_attempt
+from .transaction import Row, Transaction
+from .transitions import JOB_COLUMNS
+
+BATCH = 500
+
+_EXPIRED = f"""
+SELECT {JOB_COLUMNS} FROM jobs WHERE lease_expires_at <= :now ORDER BY lease_expires_at
+LIMIT {BATCH}
+"""  # noqa: S608  constants only
+_OVERDUE = f"""
+SELECT {JOB_COLUMNS} FROM jobs WHERE deadline_at <= :before ORDER BY deadline_at LIMIT {BATCH}
+"""  # noqa: S608  constants only
+_SILENT = """
+UPDATE workers SET lost = TRUE WHERE NOT lost AND last_seen <= :before
+"""
+_FORGET = """
+DELETE FROM workers WHERE lost AND last_seen <= :before
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker_id = workers.worker_id
+        AND jobs.lease_expires_at IS NOT NULL)
+"""
+_PROMOTE = f"""
+UPDATE jobs SET queued = TRUE, delayed = FALSE WHERE seq IN (
+    SELECT seq FROM jobs WHERE delayed AND available_at <= :now LIMIT {BATCH}
+) RETURNING runtime
+"""  # noqa: S608  constants only
+_NEXT_DUE = "SELECT MIN(available_at) AS due FROM jobs WHERE delayed"
+_RENEW_ALL = """
+UPDATE jobs SET lease_expires_at = :until WHERE lease_expires_at IS NOT NULL
+"""
+_HEAR_ALL = "UPDATE workers SET last_seen = :now WHERE NOT lost"
+
+
+def grant_grace(tx: Transaction, lease_seconds: float) -> None:
+    """After a start, give every worker one whole lease to be heard again."""
+    tx.run(_RENEW_ALL, {"until": tx.now + lease_seconds})
+    tx.run(_HEAR_ALL, {"now": tx.now})
+
+
+def expire_leases(tx: Transaction, random: Random) -> Reaped:
+    """Take jobs from workers that stopped renewing."""
+    rows = tx.all(_EXPIRED, {"now": tx.now})
+    for job in rows:
+        lose_attempt(tx, job, "its worker stopped renewing the lease", random)
+    return Reaped(leases_expired=len(rows))
+
+
+def lose_attempt(tx: Transaction, job: Row, reason: str, random: Random) -> None:
+    """End an attempt whose worker is gone."""
+    tx.count("total", "leases_expired", +1)
+    tx.measured.leases_expired += 1
+    error = f"worker {job['worker_id']} was lost: {reason}"
+    fail_attempt(
+        tx,
+        job,
+        Outcome.LOST,
+        "worker_lost",
+        error,
+        by_nature=True,
+        reported=False,
+        random=random,
+    )
+
+
+def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped:
+    """End attempts whose timeout is long over, should their worker not have done so."""
+    rows = tx.all(_OVERDUE, {"before": tx.now - grace_seconds})
+    for job in rows:
+        error = f"The job did not end within its timeout of {job['timeout_seconds']} s."
+        fail_attempt(
+            tx,
+            job,
+            Outcome.TIMEOUT,
+            "timeout",
+            error,
+            by_nature=True,
+            reported=False,
+            random=random,
+        )
+    return Reaped(timed_out=len(rows))
+
+
+def lose_workers(tx: Transaction, silence_seconds: float, retention_seconds: float) -> Reaped:
+    """Mark workers that have been silent, and forget those silent for very long."""
+    lost = tx.run(_SILENT, {"before": tx.now - silence_seconds})
+    forgotten = tx.run(_FORGET, {"before": tx.now - retention_seconds})
+    return Reaped(workers_lost=lost, workers_forgotten=forgotten)
+
+
+def promote_due(tx: Transaction) -> float | None:
+    """Queue delayed jobs that are due; return the seconds until the next one is."""
+    rows = tx.all(_PROMOTE, {"now": tx.now})
+    if rows:
+        tx.count("queue", "delayed", -len(rows))
+        tx.topics.update({runtime_topic(row["runtime"]) for row in rows})
+    nearest = tx.one(_NEXT_DUE, {})
+    if nearest is None or nearest["due"] is None:
+        return None
+    return max(0.0, float(nearest["due"]) - tx.now)

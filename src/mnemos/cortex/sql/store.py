@@ -1,0 +1,271 @@
+"""The store on SQLite: one writer thread, a few readers, one file."""
+
+from __future__ import annotations
+
+import asyncio
+import random as random_module
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..clock import Clock, steady_clock
+from ..notifier import Notifier
+from ..numbers import Measurements, QueueNumbers, Totals
+from ..records import (
+    ActionRecord,
+    AttemptRecord,
+    AttemptRef,
+    Chunk,
+    ChunkAck,
+    ClaimRequest,
+    DesiredState,
+    EventPage,
+    GroupCounts,
+    HeartbeatRecord,
+    JobFilter,
+    JobRecord,
+    LeasedJob,
+    NewJob,
+    Reaped,
+    RefVerdict,
+    Registration,
+    Release,
+    Report,
+    StatusUpdate,
+    Submitted,
+    WorkerRecord,
+)
+from . import attempts, claiming, fleet, queries, reaping, submitting
+from .database import DATABASE_NAME, DirectoryLock, connect, migrate
+from .readers import Readers
+from .transaction import Transaction
+from .writer import Writer
+
+_PROBE = """
+INSERT INTO tallies (scope, name, value) VALUES ('probe', 'writes', 1)
+ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + 1
+"""
+
+
+class SqliteStore:
+    """The Store of one CORTEX process, in `directory`. An async context manager.
+
+    Entering takes the directory's lock, migrates the schema and gives running attempts one whole
+    lease of grace; it raises StartError when that cannot be. Leaving commits what was asked for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        notifier: Notifier,
+        *,
+        lease_seconds: float = 15.0,
+        worker_silence_seconds: float = 90.0,
+        worker_retention_seconds: float = 86_400.0,
+        timeout_grace_seconds: float = 10.0,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random_module.random,
+        measure: Callable[[Measurements], None] = lambda measurements: None,
+    ) -> None:
+        self._directory = directory
+        self._database = directory / DATABASE_NAME
+        self._notifier = notifier
+        self._lease_seconds = lease_seconds
+        self._worker_silence_seconds = worker_silence_seconds
+        self._worker_retention_seconds = worker_retention_seconds
+        self._timeout_grace_seconds = timeout_grace_seconds
+        self._clock = clock or steady_clock()
+        self._random = random
+        self._measure = measure
+        self._stack = AsyncExitStack()
+        self._writer = Writer(
+            partial(connect, self._database, read_only=False), self._clock, self._committed
+        )
+        self._readers = Readers(partial(connect, self._database, read_only=True))
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            lock = DirectoryLock(self._directory)
+            await asyncio.to_thread(lock.acquire)
+            stack.callback(lock.release)
+            await asyncio.to_thread(migrate, self._database)
+            stack.push_async_callback(self._writer.close)
+            await self._writer.start()
+            stack.push_async_callback(self._readers.close)
+            grace = self._lease_seconds
+            await self._writer.run(lambda tx: reaping.grant_grace(tx, grace))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    def _committed(self, topics: set[str], measured: Measurements) -> None:
+        self._measure(measured)
+        self._notifier.notify(topics)
+
+    # ------------------------------------------------ jobs
+
+    async def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        """Store jobs in one commit; the same idempotency key gives the first job back."""
+        return await self._writer.run(lambda tx: submitting.submit(tx, jobs))
+
+    async def get_job(self, job_id: str) -> JobRecord:
+        """Return a job with its input and result. Raises JobNotFoundError."""
+        return await self._readers.run(lambda db: queries.get_job(db, job_id))
+
+    async def get_attempts(self, job_id: str) -> list[AttemptRecord]:
+        """Return the history of a job's attempts, oldest first."""
+        return await self._readers.run(lambda db: queries.get_attempts(db, job_id))
+
+    async def list_jobs(self, query: JobFilter) -> list[JobRecord]:
+        """Return jobs, newest first."""
+        return await self._readers.run(lambda db: queries.list_jobs(db, query))
+
+    async def cancel_job(self, job_id: str) -> None:
+        """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
+        await self._writer.run(lambda tx: submitting.cancel(tx, job_id))
+
+    async def cancel_group(self, group: str) -> int:
+        """Stop every unfinished job of a group, and return how many were asked to stop."""
+        return await self._writer.run(lambda tx: submitting.cancel_group(tx, group))
+
+    async def retry_job(self, job_id: str) -> None:
+        """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
+        await self._writer.run(lambda tx: submitting.retry(tx, job_id))
+
+    async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
+        """Return a page of a job's log. Raises JobNotFoundError."""
+        return await self._readers.run(
+            lambda db: queries.read_events(db, job_id, from_sequence, limit)
+        )
+
+    async def group_results(self, group: str, after: int, limit: int) -> list[JobRecord]:
+        """Return finished jobs of a group in finishing order, after a finish number."""
+        return await self._readers.run(lambda db: queries.group_results(db, group, after, limit))
+
+    async def group_counts(self, group: str) -> GroupCounts:
+        """Say how a group stands."""
+        return await self._readers.run(lambda db: queries.group_counts(db, group))
+
+    async def queue_numbers(self) -> QueueNumbers:
+        """Return the queue's numbers at this moment."""
+        return await self._readers.run(lambda db: queries.queue_numbers(db, self._clock()))
+
+    async def totals(self) -> Totals:
+        """Return counts over everything stored."""
+        return await self._readers.run(queries.totals)
+
+    # ------------------------------------------------ attempts
+
+    async def claim(self, request: ClaimRequest) -> list[LeasedJob]:
+        """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
+        lease = self._lease_seconds
+        return await self._writer.run(
+            lambda tx: claiming.claim(tx, request, lease),
+            undo=partial(_release_claimed, request.worker_id),
+        )
+
+    async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
+        """Extend leases to a whole lease from now."""
+        lease = self._lease_seconds
+        return await self._writer.run(lambda tx: attempts.renew(tx, worker_id, refs, lease))
+
+    async def update_status(
+        self, worker_id: str, updates: Sequence[StatusUpdate]
+    ) -> list[RefVerdict]:
+        """Move attempts forward; a step backwards changes nothing."""
+        return await self._writer.run(lambda tx: attempts.update_status(tx, worker_id, updates))
+
+    async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
+        """Append tokens to jobs' logs, each exactly once and in order; one ack per attempt."""
+        return await self._writer.run(lambda tx: attempts.append_chunks(tx, worker_id, chunks))
+
+    async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
+        """End attempts; exactly one attempt of a job is ever accepted as its completion."""
+        random = self._random
+        return await self._writer.run(lambda tx: attempts.report(tx, worker_id, reports, random))
+
+    async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
+        """Give jobs back to the queue at once, without charging a retry."""
+        return await self._writer.run(lambda tx: attempts.release(tx, worker_id, releases))
+
+    async def reap(self) -> Reaped:
+        """End what is overdue: leases, timeouts, silent workers."""
+        return await self._writer.run(self._reap)
+
+    def _reap(self, tx: Transaction) -> Reaped:
+        expired = reaping.expire_leases(tx, self._random)
+        overdue = reaping.end_overdue(tx, self._timeout_grace_seconds, self._random)
+        silent = reaping.lose_workers(
+            tx, self._worker_silence_seconds, self._worker_retention_seconds
+        )
+        return Reaped(
+            leases_expired=expired.leases_expired,
+            timed_out=overdue.timed_out,
+            workers_lost=silent.workers_lost,
+            workers_forgotten=silent.workers_forgotten,
+        )
+
+    async def promote_due(self) -> float | None:
+        """Queue delayed jobs that are due; return the seconds until the next one is, if any."""
+        return await self._writer.run(reaping.promote_due)
+
+    # ------------------------------------------------ workers
+
+    async def register(self, registration: Registration) -> float:
+        """Make a worker known, and return when. A new instance loses the old one's jobs."""
+        random = self._random
+        return await self._writer.run(lambda tx: fleet.register(tx, registration, random))
+
+    async def deregister(self, worker_id: str, reason: str) -> None:
+        """Forget a worker and release what it holds. Forgetting twice is fine."""
+        await self._writer.run(lambda tx: fleet.deregister(tx, worker_id, reason))
+
+    async def heartbeat(self, heartbeat: HeartbeatRecord) -> list[ActionRecord]:
+        """Note how a worker is; return its open actions. Raises WorkerUnknownError."""
+        return await self._writer.run(lambda tx: fleet.heartbeat(tx, heartbeat))
+
+    async def touch_worker(self, worker_id: str) -> None:
+        """Note that a worker was heard. Raises WorkerUnknownError."""
+        await self._writer.run(lambda tx: fleet.touch(tx, worker_id))
+
+    async def open_actions(self, worker_id: str) -> list[ActionRecord]:
+        """Return actions not yet acknowledged, oldest first. Raises WorkerUnknownError."""
+        return await self._writer.run(lambda tx: fleet.open_actions(tx, worker_id))
+
+    async def direct_worker(
+        self, worker_id: str, kind: str, desired: DesiredState, reason: str
+    ) -> None:
+        """Ask an action of a worker and note the wish. Raises WorkerNotFoundError."""
+        await self._writer.run(lambda tx: fleet.direct(tx, worker_id, kind, desired, reason))
+
+    async def get_worker(self, worker_id: str) -> WorkerRecord:
+        """Return a worker. Raises WorkerNotFoundError."""
+        return await self._readers.run(lambda db: fleet.get_worker(db, worker_id))
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """Return all workers, oldest registration first."""
+        return await self._readers.run(fleet.list_workers)
+
+    async def check_writable(self) -> None:
+        """Write and commit something small. Raises StorageUnavailableError, saying why."""
+        await self._writer.run(lambda tx: tx.run(_PROBE, {}))
+
+
+def _release_claimed(
+    worker_id: str, leased: Sequence[LeasedJob]
+) -> Callable[[Transaction], list[RefVerdict]] | None:
+    if not leased:
+        return None
+    reason = "the worker went away before it was given the job"
+    releases = [Release(one.job.job_id, one.job.attempt, reason) for one in leased]
+    return lambda tx: attempts.release(tx, worker_id, releases)

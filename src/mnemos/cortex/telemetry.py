@@ -1,0 +1,83 @@
+"""What Prometheus is told: counted at commits, and read from the store at a scrape."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mnemos import __version__
+
+from .numbers import Measurements, QueueNumbers, Totals
+
+_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class CortexMetrics:
+    """The metrics of one CORTEX, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._ended = Counter(
+            "neuron_jobs", "Jobs that reached an end", ["state"], registry=registry
+        )
+        self._queue = Gauge("neuron_queue_jobs", "Jobs that wait", ["priority"], registry=registry)
+        self._delayed = Gauge(
+            "neuron_queue_delayed_jobs", "Jobs that wait for a retry", registry=registry
+        )
+        self._oldest = Gauge(
+            "neuron_queue_oldest_seconds", "How long the oldest waits", registry=registry
+        )
+        self._wait = Histogram(
+            "neuron_job_wait_seconds",
+            "From submission to the first claim",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "neuron_job_duration_seconds",
+            "From the first claim to the end",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._attempts = Histogram(
+            "neuron_job_attempts",
+            "Attempts that an ended job took",
+            buckets=(1, 2, 3, 4, 5, 10, 20),
+            registry=registry,
+        )
+        self._expired = Counter(
+            "neuron_leases_expired", "Attempts lost with their worker", registry=registry
+        )
+        self._workers = Gauge("neuron_workers", "Workers", ["state"], registry=registry)
+        self._tokens = Counter("neuron_tokens", "Tokens generated", registry=registry)
+        build = Gauge("mnemos_cortex_build_info", "Version", ["version"], registry=registry)
+        build.labels(version=__version__).set(1)
+
+    def measure(self, happened: Measurements) -> None:
+        """Count what a commit brought."""
+        for state, count in happened.ended.items():
+            self._ended.labels(state=state).inc(count)
+        for seconds in happened.waits:
+            self._wait.observe(seconds)
+        for seconds in happened.durations:
+            self._duration.observe(seconds)
+        for number in happened.attempts:
+            self._attempts.observe(number)
+        self._tokens.inc(happened.tokens)
+        self._expired.inc(happened.leases_expired)
+
+    def render(self, queue: QueueNumbers, totals: Totals) -> bytes:
+        """Return everything in Prometheus's text format, the gauges as they stand now."""
+        by_priority: Tally[int] = Tally()
+        for lane in queue.lanes:
+            by_priority[lane.priority] += lane.pending
+        for priority in range(1, 11):
+            self._queue.labels(priority=str(priority)).set(by_priority[priority])
+        self._delayed.set(queue.delayed)
+        self._oldest.set(queue.oldest_pending_seconds)
+        self._workers.clear()
+        for state, count in totals.workers.items():
+            self._workers.labels(state=state).set(count)
+        return generate_latest(self.registry)

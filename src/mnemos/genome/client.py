@@ -1,0 +1,159 @@
+"""Speaks to GENOME over HTTP; every answer is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from .errors import (
+    GenomeError,
+    GenomeUnavailableError,
+    InvalidModelError,
+    ModelConflictError,
+    ModelNotFoundError,
+)
+from .models import FamilyVersions, Model, ModelPage, ValidationReport
+from .store import Registration
+
+CALL_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_ERRORS: dict[str, type[GenomeError]] = {
+    "model_not_found": ModelNotFoundError,
+    "conflict": ModelConflictError,
+    "unavailable": GenomeUnavailableError,
+}
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class GenomeClient:
+    """An async context manager that owns one pool of connections.
+
+    Every call raises GenomeError only: GenomeUnavailableError when nobody sensible answers, and
+    otherwise what GENOME said, in its words. Cancelling a call closes its connection.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float = CALL_SECONDS) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidModelError(f"{url!r} is no address of GENOME.", "url")
+        self.url = url.rstrip("/")
+        self._pool = httpx2.AsyncClient(
+            base_url=self.url,
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
+            # A proxy that the environment names cannot know this machine's own addresses.
+            trust_env=parts.hostname not in _LOOPBACK,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Return at once; the first call connects."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the pool."""
+        await self._pool.aclose()
+
+    async def register(self, body: Mapping[str, Any], *, replace: bool = False) -> Registration:
+        """Register a version; ModelConflictError if it exists with other content."""
+        params = {"replace": "true"} if replace else None
+        answer = await self._send("POST", "/api/v1/models", body=body, params=params)
+        return Registration(self._read(Model, answer), created=answer.status_code == 201)
+
+    async def get(self, family: str, version: str | None = None) -> Model:
+        """Return a version, or the newest registered one."""
+        answer = await self._send("GET", _path(family), params=_version(version))
+        return self._read(Model, answer)
+
+    async def list(
+        self,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        family: str | None = None,
+        tag: str | None = None,
+    ) -> ModelPage:
+        """Return one page of models, newest first."""
+        given = {"limit": str(limit), "cursor": cursor, "family": family, "tag": tag}
+        params = {name: value for name, value in given.items() if value is not None}
+        return self._read(ModelPage, await self._send("GET", "/api/v1/models", params=params))
+
+    async def versions(self, family: str) -> FamilyVersions:
+        """Return a family's versions, newest first."""
+        return self._read(FamilyVersions, await self._send("GET", f"{_path(family)}/versions"))
+
+    async def update(self, family: str, version: str, changes: Mapping[str, Any]) -> Model:
+        """Change what is said about a version."""
+        answer = await self._send("PUT", _path(family), body=changes, params=_version(version))
+        return self._read(Model, answer)
+
+    async def delete(self, family: str, version: str) -> None:
+        """Forget a version; its files stay in ENGRAM."""
+        await self._send("DELETE", _path(family), params=_version(version))
+
+    async def validate(self, body: Any) -> ValidationReport:
+        """Ask what is wrong with a description."""
+        return self._read(
+            ValidationReport, await self._send("POST", "/api/v1/models/validate", body=body)
+        )
+
+    async def check_health(self) -> None:
+        """Return when GENOME can read and write its data."""
+        await self._send("GET", "/health/ready")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+    ) -> httpx2.Response:
+        try:
+            answer = await self._pool.request(method, path, json=body, params=params)
+        except httpx2.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise GenomeUnavailableError(
+                f"GENOME does not answer at {self.url} ({reason})."
+            ) from error
+        if not answer.is_success:
+            raise self._refusal(answer)
+        return answer
+
+    def _refusal(self, answer: httpx2.Response) -> GenomeError:
+        try:
+            told = answer.json()
+            if "reasons" in told:
+                return GenomeUnavailableError(" ".join(map(str, told["reasons"])))
+            error = told["error"]
+            code, message, field = str(error["code"]), str(error["message"]), error.get("field")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return GenomeUnavailableError(f"{self.url} answers {answer.status_code}, not GENOME.")
+        fallback = InvalidModelError if answer.status_code < 500 else GenomeUnavailableError
+        return _ERRORS.get(code, fallback)(message, field)
+
+    def _read(self, kind: type[Answer], answer: httpx2.Response) -> Answer:
+        try:
+            return kind.model_validate(json.loads(answer.content))
+        except (ValueError, ValidationError) as error:
+            raise GenomeUnavailableError(f"What answers at {self.url} is not GENOME.") from error
+
+
+def _path(family: str) -> str:
+    return f"/api/v1/models/{quote(family, safe='') or '-'}"
+
+
+def _version(version: str | None) -> dict[str, str] | None:
+    return {"version": version} if version is not None else None

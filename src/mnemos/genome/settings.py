@@ -1,0 +1,34 @@
+"""GENOME's settings, from GENOME_* variables or given by whoever embeds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "GENOME_"
+
+
+class GenomeSettings(BaseSettings):
+    """Where GENOME keeps its data and where it listens. Port 0 draws a free one."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    data_dir: Path = Field(default_factory=lambda: user_data_path("mnemos", appauthor=False))
+    http_host: str = Field(default="127.0.0.1", min_length=1)
+    http_port: int = Field(default=8081, ge=0, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+
+def unknown_names(names: Iterable[str] | None = None) -> list[str]:
+    """Return GENOME_* variables that mean nothing: a typing mistake must not go unseen."""
+    known = {f"{ENV_PREFIX}{field.upper()}" for field in GenomeSettings.model_fields}
+    given = os.environ if names is None else names
+    return sorted(
+        name for name in given if name.startswith(ENV_PREFIX) and name.upper() not in known
+    )

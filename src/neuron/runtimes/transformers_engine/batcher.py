@@ -1,0 +1,315 @@
+"""Continuous batching: one thread keeps the model busy with whatever requests there are.
+
+New requests are read (prefilled) in groups between decode steps and join the running batch; rows
+that end leave at once. The first rows run, those behind them are being read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...errors import EngineCrashedError, NeuronError, OutOfMemoryError
+from ...models.job import JobOutput
+from .decoder import Decoder
+from .row import Piece, Row
+from .sampling import NOT_A_TOKEN, Penalties, looks_back, sample
+
+logger = logging.getLogger(__name__)
+
+PREFILL_SECONDS = 0.25
+"""How long one prefill pass may take: a cancellation waits for it."""
+STALL_SECONDS = 0.6
+"""How long running rows may wait while new ones are read."""
+MIN_PREFILL_TOKENS, MAX_PREFILL_TOKENS = 64, 8192
+_MAX_PADDING = 1.3
+_STOP_SECONDS = 30.0
+
+Deliver = Callable[[list[tuple[Row, Piece]]], None]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whichever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the device is lost: after such an error every further call fails too."""
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+class Batcher:
+    """Owns the decoder and its thread. `deliver` is called in that thread, once per step."""
+
+    def __init__(
+        self, decoder: Decoder, deliver: Deliver, model: str, memory_budget: int | None = None
+    ) -> None:
+        self.steps = 0
+        self._decoder = decoder
+        self._deliver = deliver
+        self._model = model
+        self._memory_budget = memory_budget
+        self._max_rows = decoder.max_rows
+        self._arrivals: deque[Row] = deque()
+        self._waiting: list[Row] = []
+        self._rows: list[Row] = []
+        self._running = 0
+        self._read = 0
+        """How many tokens of the rows behind the running ones have been read."""
+        self._pieces: list[tuple[Row, Piece]] = []
+        self._prefill_tokens = 256
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._broken: str | None = None
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, row: Row) -> None:
+        """Queue a row; from any thread.
+
+        Raises:
+            EngineCrashedError: the device is lost, or the batcher was stopped.
+        """
+        with self._changed:
+            if self._broken is not None or self._stopping:
+                raise EngineCrashedError(self._broken or f"{self._model} is being unloaded")
+            self._arrivals.append(row)
+            self._changed.notify()
+
+    def cancel(self, row: Row) -> None:
+        """Drop a row at the next step; from any thread."""
+        with self._changed:
+            row.cancelled = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End after the current step; open rows fail. Blocks until the thread has ended."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+
+    @property
+    def active(self) -> int:
+        """Rows that have not ended; a snapshot."""
+        return len(self._arrivals) + len(self._waiting) + len(self._rows)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the device is lost."""
+        return self._broken is not None
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait_for_work():
+                try:
+                    self._step()
+                except BaseException as error:  # noqa: BLE001 -- all rows must hear of it
+                    self._on_failure(error)
+                self._hand_over()
+        self._fail(self._all_rows(), EngineCrashedError(f"{self._model} is being unloaded"))
+        self._hand_over()
+        self._decoder.release()
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            while not (self._arrivals or self._waiting or self._rows or self._stopping):
+                self._changed.wait()
+            self._waiting += self._arrivals
+            self._arrivals.clear()
+            return not self._stopping
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        stalled_at = time.monotonic() + STALL_SECONDS
+        while self._may_prefill() and not (self._running and time.monotonic() > stalled_at):
+            self._prefill()
+            self._hand_over()
+            self._wait_for_work()
+            self._drop_cancelled()
+        if self._running:
+            self._decode()
+
+    def _may_prefill(self) -> bool:
+        if self._stopping:
+            return False
+        if len(self._rows) > self._running:
+            return True
+        return (
+            bool(self._waiting)
+            and len(self._rows) < self._max_rows
+            and self._fits(self._waiting[0])
+        )
+
+    def _fits(self, row: Row) -> bool:
+        if self._memory_budget is None or not self._rows:
+            return True
+        columns = max(other.final_length for other in (*self._rows, row))
+        return self._decoder.memory_needed(len(self._rows) + 1, columns) <= self._memory_budget
+
+    def _prefill(self) -> None:
+        if len(self._rows) == self._running:
+            self._read = 0
+            self._rows += self._choose_group()
+        group = self._rows[self._running :]
+        began = time.monotonic()
+        texts = [row.to_read for row in group]
+        longest = max(map(len, texts))
+        end = longest
+        if self._decoder.can_prefill_in_chunks and len(group) == 1:
+            end = min(longest, self._read + self._prefill_tokens)
+        logits = self._decoder.prefill(
+            self._running, self._read, [text[self._read : end] for text in texts]
+        )
+        done = end == longest
+        if done:
+            self._running = len(self._rows)
+            self._draw(logits, group)
+        self._learn_pace(len(group) * (end - self._read), time.monotonic() - began)
+        self._read = 0 if done else end
+        self.steps += 1
+        if done:
+            self._drop_finished()
+
+    def _choose_group(self) -> list[Row]:
+        """The oldest waiting row, and others of about its length that fit into one pass."""
+        free = self._max_rows - len(self._rows)
+        first = self._waiting[0]
+        size = len(first.to_read)
+        group = [first]
+        longest = total = size
+        others = sorted(self._waiting[1:free], key=lambda row: abs(len(row.to_read) - size))
+        for row in others:
+            length = len(row.to_read)
+            longest, total = max(longest, length), total + length
+            padded = longest * (len(group) + 1)
+            if padded > self._prefill_tokens or padded > _MAX_PADDING * total:
+                break
+            if not self._fits(row):
+                break
+            group.append(row)
+        now = time.monotonic()
+        for row in group:
+            self._waiting.remove(row)
+            row.timing.started = now
+        return group
+
+    def _learn_pace(self, tokens: int, seconds: float) -> None:
+        if tokens < MIN_PREFILL_TOKENS or seconds <= 0:
+            return
+        wanted = tokens / seconds * PREFILL_SECONDS
+        smoothed = int(0.5 * self._prefill_tokens + 0.5 * wanted)
+        self._prefill_tokens = min(max(smoothed, MIN_PREFILL_TOKENS), MAX_PREFILL_TOKENS)
+
+    def _decode(self) -> None:
+        rows = self._rows[: self._running]
+        logits = self._decoder.decode([row.tokens[-1] for row in rows])
+        self._draw(logits, rows)
+        self.steps += 1
+        self._drop_finished()
+
+    def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.penalties is None and looks_back(row.parameters):
+                row.penalties = Penalties.of(row.prompt, row.tokens, logits)
+        tokens = sample(logits, [row.draw() for row in rows])
+        now = time.monotonic()
+        for row, token in zip(rows, tokens, strict=True):
+            row.timing.first_token = row.timing.first_token or now
+            if token == NOT_A_TOKEN:
+                self._pieces.append(
+                    (row, Piece("", [], NeuronError("the model's output is not a number")))
+                )
+                row.cancelled = True
+                continue
+            row.accept(token)
+            if row.finish_reason is not None:
+                row.timing.finished = now
+            text, new_tokens = row.take()
+            self._pieces.append((row, Piece(text, new_tokens, self.output(row))))
+
+    def output(self, row: Row) -> JobOutput | None:
+        """What a row ended with; None while it goes on."""
+        if row.finish_reason is None:
+            return None
+        return JobOutput(
+            result=row.text,
+            metadata={"model": self._model, "runtime": "transformers", **row.metadata()},
+            metrics=row.timing.metrics(len(row.tokens) - row.resumed_tokens),
+        )
+
+    def _drop_finished(self) -> None:
+        self._drop(lambda row: row.finish_reason is not None or row.cancelled)
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = [row for row in self._waiting if not row.cancelled]
+        self._drop(lambda row: row.cancelled)
+
+    def _drop(self, leaves: Callable[[Row], bool]) -> None:
+        for index in reversed(range(len(self._rows))):
+            if leaves(self._rows[index]):
+                self._remove(index)
+
+    def _remove(self, index: int) -> None:
+        """Close the gap: with the last running row, whose gap the very last row closes."""
+        if index < self._running:
+            self._running -= 1
+            self._put(self._running, index)
+            index = self._running
+        self._put(len(self._rows) - 1, index)
+        self._rows.pop()
+        self._decoder.truncate(len(self._rows))
+
+    def _put(self, source: int, target: int) -> None:
+        if source != target:
+            self._rows[target] = self._rows[source]
+            self._decoder.move(source, target)
+
+    def _on_failure(self, error: BaseException) -> None:
+        group = self._rows[self._running :]
+        if is_fatal(error):
+            logger.error("the device is lost: %s", error)
+            self._broken = f"the device of {self._model} failed: {error}"
+            self._fail(self._all_rows(), EngineCrashedError(self._broken))
+        elif is_out_of_memory(error):
+            # A smaller batch may still fit: give up the newest rows and go on with the rest.
+            self._max_rows = max(1, len(self._rows) - 1)
+            self._prefill_tokens = MIN_PREFILL_TOKENS
+            victims = group or self._rows[-1:]
+            self._fail(victims, OutOfMemoryError(f"{self._model} ran out of memory: {error}"))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        else:
+            logger.error("a step failed", exc_info=error)
+            victims = group or list(self._rows)
+            self._fail(victims, NeuronError(f"generation failed: {type(error).__name__}: {error}"))
+
+    def _fail(self, rows: Sequence[Row], error: NeuronError) -> None:
+        for row in rows:
+            self._pieces.append((row, Piece("", [], error)))
+            row.cancelled = True
+        self._drop_cancelled()
+
+    def _all_rows(self) -> list[Row]:
+        with self._changed:
+            self._waiting += self._arrivals
+            self._arrivals.clear()
+        return [*self._rows, *self._waiting]
+
+    def _hand_over(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._deliver(pieces)

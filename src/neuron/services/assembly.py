@@ -1,0 +1,246 @@
+"""Wiring: every part of a worker, made in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ..clients.cortex_client import CortexClient
+from ..clients.engram_client import EngramClient
+from ..clients.genome_client import GenomeClient
+from ..config import Settings
+from ..models.runtime import RuntimeType
+from ..models.worker import WorkerCapabilities, WorkerInfo, WorkerRegistration
+from ..runtimes.base import EngineSettings
+from ..runtimes.engine_client import EngineClient, EngineLogLine
+from ..runtimes.registry import runtime_availability
+from ..utils.metrics import WorkerMetrics
+from .action_listener import ActionHandler, ActionInbox, ActionListener
+from .engine_pool import EngineFactory, EnginePool
+from .executor import ExecutorService
+from .heartbeat import HeartbeatService, WorkerReport
+from .identity import Registrar
+from .job_run import JobServices
+from .lease_keeper import LeaseKeeper
+from .model_loader import ModelLoaderService
+from .neighbour_watch import NeighbourWatch
+from .poller import JobPollerService
+from .resource_monitor import ResourceMonitor
+from .result_reporter import ResultReporter
+from .status_reporter import StatusReporter
+from .token_streamer import TokenStreamer
+
+logger = structlog.get_logger(__name__)
+
+_INITIALIZED = {runtime: f"{runtime.value}_runtime_initialized" for runtime in RuntimeType}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What a worker is made of, from the clients up."""
+
+    settings: Settings
+    metrics: WorkerMetrics
+    unavailable: dict[RuntimeType, str]
+    cortex: CortexClient
+    genome: GenomeClient
+    engram: EngramClient
+    monitor: ResourceMonitor
+    neighbours: NeighbourWatch
+    registrar: Registrar
+    leases: LeaseKeeper
+    loader: ModelLoaderService
+    engines: EnginePool
+    statuses: StatusReporter
+    tokens: TokenStreamer
+    results: ResultReporter
+    executor: ExecutorService
+    poller: JobPollerService
+    inbox: ActionInbox
+    heartbeat: HeartbeatService
+    listener: ActionListener
+
+    @property
+    def offers_a_runtime(self) -> bool:
+        """Whether any runtime that the operator asked for can run here."""
+        return any(r not in self.unavailable for r in self.settings.supported_runtimes)
+
+    def capabilities(self) -> WorkerCapabilities:
+        """Return what this worker can run, now."""
+        return capabilities_of(self.settings, self.unavailable, self.executor.max_concurrent)
+
+
+def assemble(
+    settings: Settings,
+    metrics: WorkerMetrics,
+    handler: ActionHandler,
+    describe: Callable[[], WorkerReport],
+    on_activity: Callable[[], None],
+    engine_factory: EngineFactory | None = None,
+) -> WorkerParts:
+    """Make every part, connected to nothing yet. Needs a running event loop."""
+    unavailable = find_unavailable(settings)
+    cortex = CortexClient(settings.cortex_grpc_url, settings.cortex_timeout)
+    genome = GenomeClient(settings.genome_http_url, settings.genome_timeout)
+    engram = EngramClient(
+        settings.minio_endpoint,
+        settings.minio_access_key,
+        settings.minio_secret_key,
+        settings.minio_secure,
+    )
+    monitor = ResourceMonitor(settings, metrics)
+    registrar = Registrar(cortex, lambda: registration(), wanted_id=settings.worker_id or "")
+    leases = LeaseKeeper(cortex, registrar, metrics)
+    loader = ModelLoaderService(settings, genome, engram, metrics)
+    engines = EnginePool(
+        engine_factory or default_engine_factory(settings),
+        loader.load_model,
+        max_loaded=settings.max_loaded_models,
+        load_timeout_seconds=settings.model_load_timeout,
+        metrics=metrics,
+    )
+    statuses = StatusReporter(cortex, registrar, leases)
+    tokens = TokenStreamer(cortex, registrar, leases, metrics)
+    results = ResultReporter(cortex, registrar, metrics)
+    services = JobServices(
+        worker_id=lambda: registrar.worker_id,
+        leases=leases,
+        engines=engines,
+        statuses=statuses,
+        tokens=tokens,
+        results=results,
+        unavailable_runtimes=unavailable,
+        metrics=metrics,
+    )
+    executor = ExecutorService(
+        settings, "", genome, engram, cortex, services=services, on_activity=on_activity
+    )
+    poller = JobPollerService(
+        "",
+        cortex,
+        executor,
+        settings.poll_interval,
+        wait_seconds=settings.poll_wait,
+        registrar=registrar,
+        models=lambda: engines.loaded_models,
+        resources=lambda: monitor.latest,
+    )
+    inbox = ActionInbox(handler)
+    heartbeat = HeartbeatService(
+        "",
+        cortex,
+        monitor,
+        executor,
+        settings.heartbeat_interval,
+        describe=describe,
+        on_answer=inbox.heartbeat_answered,
+        on_unknown=registrar.register_again,
+        metrics=metrics,
+    )
+
+    async def registration() -> WorkerRegistration:
+        return WorkerRegistration(
+            hostname=settings.hostname,
+            ip_address=settings.ip_address,
+            version=settings.version,
+            capabilities=capabilities_of(
+                settings, unavailable, executor.max_concurrent, gpu=bool(monitor.gpu_devices)
+            ),
+            resources=await monitor.get_current_resources(),
+            tags=settings.worker_tags,
+        )
+
+    def registered(info: WorkerInfo) -> None:
+        executor.worker_id = poller.worker_id = heartbeat.worker_id = info.worker_id
+
+    registrar.on_registered = registered
+    return WorkerParts(
+        settings=settings,
+        metrics=metrics,
+        unavailable=unavailable,
+        cortex=cortex,
+        genome=genome,
+        engram=engram,
+        monitor=monitor,
+        neighbours=NeighbourWatch(genome, engram),
+        registrar=registrar,
+        leases=leases,
+        loader=loader,
+        engines=engines,
+        statuses=statuses,
+        tokens=tokens,
+        results=results,
+        executor=executor,
+        poller=poller,
+        inbox=inbox,
+        heartbeat=heartbeat,
+        listener=ActionListener(cortex, registrar, inbox),
+    )
+
+
+def find_unavailable(settings: Settings) -> dict[RuntimeType, str]:
+    """Return the runtimes that were asked for and cannot run here, and why."""
+    reasons = {}
+    for runtime in settings.supported_runtimes:
+        if reason := runtime_availability(runtime, settings.interpreter(runtime)):
+            reasons[runtime] = reason
+            logger.warning("runtime_unavailable", runtime=runtime.value, reason=reason)
+        else:
+            logger.info(_INITIALIZED[runtime])
+    for runtime in RuntimeType:
+        if runtime not in settings.supported_runtimes:
+            reasons[runtime] = (
+                f"this worker does not offer the runtime {runtime.value};"
+                " NEURON_SUPPORTED_RUNTIMES names those it does"
+            )
+    return reasons
+
+
+def capabilities_of(
+    settings: Settings,
+    unavailable: Mapping[RuntimeType, str],
+    max_concurrent_jobs: int,
+    *,
+    gpu: bool = False,
+) -> WorkerCapabilities:
+    """Return what a worker with these settings can run."""
+    return WorkerCapabilities(
+        supported_runtimes=settings.supported_runtimes,
+        max_concurrent_jobs=max_concurrent_jobs,
+        supports_streaming=True,
+        supports_gpu=gpu,
+        max_model_size_gb=settings.max_model_size_gb,
+        max_batch_size=settings.max_batch_size,
+        unavailable_runtimes={
+            runtime.value: reason
+            for runtime, reason in unavailable.items()
+            if runtime in settings.supported_runtimes
+        },
+    )
+
+
+def default_engine_factory(settings: Settings) -> EngineFactory:
+    """Return what makes an engine process for a model."""
+    named = {runtime: settings.interpreter(runtime) for runtime in RuntimeType}
+    engine_settings = EngineSettings(
+        model_cache_dir=settings.model_cache_dir,
+        allow_remote_code=settings.allow_remote_code,
+        max_batch_size=settings.max_batch_size,
+        python={runtime: python for runtime, python in named.items() if python},
+        log_level=settings.log_level,
+    )
+
+    def make(
+        runtime: RuntimeType, family: str, version: str, config: Mapping[str, Any]
+    ) -> EngineClient:
+        engine_log = logger.bind(model=f"{family}:{version}", runtime=runtime.value)
+
+        def on_log(line: EngineLogLine) -> None:
+            engine_log.info("engine_output", text=line.text, stream=line.stream)
+
+        return EngineClient(runtime, family, version, config, engine_settings, on_log)
+
+    return make

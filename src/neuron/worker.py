@@ -1,0 +1,442 @@
+"""The worker: its life from START to STOPPED, and its command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import structlog
+from pydantic import ValidationError
+
+from .config import ChangeableSettings, Settings, describe_validation_error, load_settings
+from .errors import ConfigurationError, NeuronError
+from .models.action import Action
+from .models.worker import WorkerAction, WorkerStatus
+from .services.assembly import WorkerParts, assemble
+from .services.engine_pool import EngineFactory
+from .services.heartbeat import WorkerReport
+from .services.lifecycle import Lifecycle, WorkerPhase
+from .utils.concurrency import until_first
+from .utils.logging import configure_logging, set_log_level
+from .utils.metrics import WorkerMetrics
+from .utils.tracing import configure_tracing
+
+logger = structlog.get_logger(__name__)
+
+EXIT_CLEAN = 0
+EXIT_RESTART = 75
+EXIT_CONFIGURATION = 78
+FLUSH_SECONDS = 10.0
+HASTY_FLUSH_SECONDS = 3.0
+DEREGISTER_SECONDS = 3.0
+
+
+class NEURONWorker:
+    """Turns this machine into a node of the fleet, from start() to the end of shutdown().
+
+    One event loop, one life: start() may be called once. Cancelling start() stops at once and
+    leaves the jobs to their leases; shutdown() is the kind way.
+    """
+
+    def __init__(self, settings: Settings, *, engine_factory: EngineFactory | None = None) -> None:
+        self.settings = settings
+        self.metrics = WorkerMetrics()
+        self.ready = asyncio.Event()
+        """Set once the worker is registered and takes jobs."""
+        self.exit_code = EXIT_CLEAN
+        self.paused = False
+        self._engine_factory = engine_factory
+        self._lifecycle = Lifecycle()
+        self._parts: WorkerParts | None = None
+        self._api: Any = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._polling = asyncio.Lock()
+        self._stop_requested = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._stop_reason = ""
+        self._drain_seconds = settings.shutdown_timeout
+        self._config_error = ""
+
+    # ------------------------------------------------------------ what others see
+
+    @property
+    def worker_id(self) -> str | None:
+        """The id that CORTEX gave; None before the first registration."""
+        parts = self._parts
+        return parts.registrar.worker_id if parts and parts.registrar.registered else None
+
+    @property
+    def status(self) -> WorkerStatus:
+        """What CORTEX is told."""
+        parts = self._parts
+        if self._lifecycle.is_running and parts is not None and not parts.offers_a_runtime:
+            return WorkerStatus.ERROR
+        return self._lifecycle.status
+
+    @property
+    def phase(self) -> WorkerPhase:
+        """Where the worker is in its life."""
+        return self._lifecycle.phase
+
+    @property
+    def api_port(self) -> int:
+        """The port that the API is served on."""
+        return self._api.port if self._api else self.settings.api_port
+
+    def not_ready_because(self) -> list[str]:
+        """Say why no jobs are taken; empty if they are."""
+        reasons = []
+        parts = self._parts
+        if self._lifecycle.phase in (WorkerPhase.SHUTTING_DOWN, WorkerPhase.STOPPED):
+            reasons.append(f"the worker shuts down ({self._stop_reason})")
+        elif not self._lifecycle.is_running:
+            reasons.append(f"the worker is {self._lifecycle.phase.value}")
+        if parts is None:
+            return reasons
+        if not parts.registrar.registered:
+            reasons.append("the worker is not registered with CORTEX")
+        if parts.cortex.last_error is not None:
+            reasons.append(f"CORTEX: {parts.cortex.last_error}")
+        if self.paused:
+            reasons.append("the worker is paused")
+        if not parts.offers_a_runtime:
+            reasons.extend(self._lacking_runtimes(parts))
+        return reasons
+
+    def warnings(self) -> list[str]:
+        """Say what is wrong but does not keep jobs away."""
+        parts = self._parts
+        if parts is None:
+            return []
+        warnings = list(parts.neighbours.warnings)
+        if parts.offers_a_runtime:
+            warnings.extend(self._lacking_runtimes(parts))
+        return [*warnings, self._config_error] if self._config_error else warnings
+
+    def info(self) -> dict[str, Any]:
+        """Describe the worker; no secrets."""
+        described: dict[str, Any] = {
+            "worker_id": self.worker_id,
+            "hostname": self.settings.hostname,
+            "status": self.status.value,
+            "state": self._lifecycle.phase.value,
+            "paused": self.paused,
+            "settings": self.settings.shown(),
+        }
+        if parts := self._parts:
+            latest = parts.monitor.latest
+            described |= {
+                "capabilities": parts.capabilities().model_dump(mode="json"),
+                "models": [m.model_dump(mode="json") for m in parts.engines.loaded_models],
+                "current_jobs": parts.executor.get_active_job_ids(),
+                "total_jobs_completed": parts.executor.total_completed,
+                "total_jobs_failed": parts.executor.total_failed,
+                "resources": latest.model_dump(mode="json") if latest else None,
+            }
+        return described
+
+    def refresh_metrics(self) -> None:
+        """Bring the gauges up to date."""
+        self.metrics.worker.info(
+            {
+                "worker_id": self.worker_id or "",
+                "version": self.settings.version,
+                "hostname": self.settings.hostname,
+            }
+        )
+        self.metrics.ready.set(0 if self.not_ready_because() else 1)
+        if self._parts is not None:
+            slots = self._parts.executor.slots
+            busy = len(self._parts.executor.active_jobs)
+            self.metrics.slots.labels("total").set(slots.capacity)
+            self.metrics.slots.labels("busy").set(min(busy, slots.taken))
+            self.metrics.slots.labels("asked_for").set(max(0, slots.taken - busy))
+            self.metrics.slots.labels("free").set(slots.free)
+
+    # ------------------------------------------------------------ its life
+
+    async def start(self) -> None:
+        """Live until shutdown() is asked for, by whomever; returns in STOPPED.
+
+        Raises:
+            ConfigurationError: these settings cannot work here.
+        """
+        self._lifecycle.enter(WorkerPhase.INITIALIZING)
+        try:
+            await self._serve()
+        except* ConfigurationError as group:
+            raise _innermost(group) from None
+        finally:
+            self._lifecycle.enter(WorkerPhase.STOPPED)
+            self._stopped.set()
+            logger.info("worker_stopped", reason=self._stop_reason)
+
+    async def shutdown(self, reason: str = "asked for") -> None:
+        """Drain, and return when the worker has stopped."""
+        self.request_stop(reason)
+        await self._stopped.wait()
+
+    def request_stop(self, reason: str, *, deadline_seconds: float | None = None) -> None:
+        """Begin to drain: running jobs may take shutdown_timeout, or `deadline_seconds`."""
+        if self._stop_requested.is_set():
+            return
+        self._stop_reason = reason
+        if deadline_seconds is not None:
+            self._drain_seconds = deadline_seconds
+        logger.info("shutdown_requested", reason=reason, jobs_may_take=self._drain_seconds)
+        self._stop_requested.set()
+
+    def request_stop_now(self, reason: str) -> None:
+        """Hand every job back and stop: a drain that takes no time."""
+        self.request_stop(reason)
+        self._stop_now.set()
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """The first signal drains; the second hands everything back at once."""
+        if self._stop_requested.is_set():
+            self.request_stop_now(f"a second {number.name}")
+        else:
+            self.request_stop(number.name)
+
+    async def _serve(self) -> None:
+        from .api.server import ApiServer
+        from .main import create_app
+
+        self._api = ApiServer(create_app(self), self.settings.api_host, self.settings.api_port)
+        self._api.bind()
+        parts = self._parts = assemble(
+            self.settings, self.metrics, self, self._report, self._on_activity, self._engine_factory
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._api.start(tasks)
+                try:
+                    await self._live(parts, tasks)
+                finally:
+                    await self._stop_everything(parts)
+        finally:
+            await self._api.stop()
+            await parts.genome.close()
+            await parts.cortex.close()
+
+    async def _live(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
+        await until_first(self._begin(parts, tasks), self._stop_requested.wait())
+        if self._lifecycle.phase is WorkerPhase.STARTING:
+            self._lifecycle.enter(WorkerPhase.IDLE)
+            self.ready.set()
+            logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)
+            await self._stop_requested.wait()
+        await self._drain(parts)
+
+    async def _begin(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
+        await asyncio.to_thread(parts.loader.cache.remove_strays)
+        await parts.monitor.start()
+        self._lifecycle.enter(WorkerPhase.CONNECTING)
+        await parts.cortex.connect()
+        await parts.neighbours.start(tasks)
+        self._lifecycle.enter(WorkerPhase.REGISTERING)
+        await parts.registrar.register()
+        for service in (parts.leases, parts.results, parts.statuses, parts.tokens):
+            await service.start(tasks)
+        await parts.engines.start(tasks)
+        await parts.executor.start(tasks)
+        await parts.heartbeat.start(tasks)
+        await parts.listener.start(tasks)
+        self._lifecycle.enter(WorkerPhase.STARTING)
+        await self._follow_pause(parts, tasks)
+
+    async def _drain(self, parts: WorkerParts) -> None:
+        """No new jobs; those running finish or go back; their results arrive."""
+        self._lifecycle.enter(WorkerPhase.SHUTTING_DOWN)
+        if not parts.executor.running:
+            return
+        parts.heartbeat.poke()
+        async with self._polling:
+            await parts.poller.stop()
+        await self._finish_jobs(parts)
+        parts.executor.hand_back_all()
+        hasty = self._stop_now.is_set()
+        try:
+            async with asyncio.timeout(HASTY_FLUSH_SECONDS if hasty else FLUSH_SECONDS):
+                await parts.executor.wait_for_completion()
+                await parts.results.flush()
+        except TimeoutError:
+            logger.error("results_not_delivered", waiting=parts.results.backlog)
+
+    async def _finish_jobs(self, parts: WorkerParts) -> None:
+        try:
+            async with asyncio.timeout(self._drain_seconds):
+                await until_first(parts.executor.wait_for_completion(), self._stop_now.wait())
+        except TimeoutError:
+            logger.warning("shutdown_timeout_reached", jobs=len(parts.executor.active_jobs))
+
+    async def _stop_everything(self, parts: WorkerParts) -> None:
+        """End every loop and engine, whatever state they are in, and say goodbye to CORTEX."""
+        await parts.poller.cancel()
+        await parts.listener.stop()
+        await parts.executor.stop()
+        for service in (parts.tokens, parts.statuses, parts.results, parts.leases):
+            await service.stop()
+        await parts.heartbeat.stop()
+        await parts.neighbours.stop()
+        await self._deregister(parts)
+        await parts.engines.stop()
+        await parts.monitor.stop()
+        await self._api.stop()
+
+    async def _deregister(self, parts: WorkerParts) -> None:
+        if not parts.registrar.registered:
+            return
+        try:
+            async with asyncio.timeout(DEREGISTER_SECONDS):
+                await parts.cortex.deregister_worker(parts.registrar.worker_id, self._stop_reason)
+        except (NeuronError, TimeoutError) as error:
+            logger.warning("deregistration_failed", error=str(error) or type(error).__name__)
+
+    # ------------------------------------------------------------ what CORTEX asks
+
+    def handle(self, action: Action) -> None:
+        """Carry out an action of CORTEX; returns at once."""
+        parts = self._parts
+        assert parts is not None
+        reason = action.reason or f"CORTEX asked for {action.kind.value}"
+        match action.kind:
+            case WorkerAction.SHUTDOWN | WorkerAction.DRAIN:
+                logger.info("shutdown_requested_by_cortex", reason=action.reason)
+                self.request_stop(reason, deadline_seconds=action.deadline_seconds)
+            case WorkerAction.RESTART:
+                logger.info("restart_requested_by_cortex", reason=action.reason)
+                self.exit_code = EXIT_RESTART
+                self.request_stop(reason, deadline_seconds=action.deadline_seconds)
+            case WorkerAction.PAUSE:
+                logger.info("pause_requested_by_cortex", reason=action.reason)
+                self._set_paused(paused=True)
+            case WorkerAction.RESUME:
+                logger.info("resume_requested_by_cortex", reason=action.reason)
+                self._set_paused(paused=False)
+            case WorkerAction.UPDATE_CONFIG:
+                self._update_config(parts, action.config)
+            case WorkerAction.CANCEL_JOBS:
+                for ref in action.jobs:
+                    parts.executor.cancel_job(ref)
+        parts.heartbeat.poke()
+
+    def _set_paused(self, *, paused: bool) -> None:
+        self.paused = paused
+        if self._tasks is not None and self._parts is not None:
+            self._tasks.create_task(self._follow_pause(self._parts, self._tasks))
+
+    async def _follow_pause(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
+        """Poll while it makes sense: not paused, not draining, and with something to offer."""
+        async with self._polling:
+            wanted = not self.paused and parts.offers_a_runtime
+            if self._stop_requested.is_set() or not wanted:
+                await parts.poller.stop()
+            elif not parts.poller.running:
+                await parts.poller.start(tasks)
+
+    def _update_config(self, parts: WorkerParts, config: dict[str, Any]) -> None:
+        try:
+            wanted = ChangeableSettings.model_validate(config)
+        except ValidationError as error:
+            self._config_error = f"update_config was refused: {describe_validation_error(error)}"
+            logger.error("config_update_refused", error=self._config_error)
+            return
+        self._config_error = ""
+        if wanted.log_level is not None:
+            set_log_level(wanted.log_level)
+        if wanted.heartbeat_interval is not None:
+            parts.heartbeat.interval_seconds = wanted.heartbeat_interval
+        if wanted.max_concurrent_jobs is not None:
+            parts.executor.max_concurrent = wanted.max_concurrent_jobs
+            if self._tasks is not None:
+                self._tasks.create_task(parts.registrar.register_again())
+        logger.info("config_updated", **wanted.model_dump(exclude_none=True))
+
+    # ------------------------------------------------------------ what CORTEX is told
+
+    def _report(self) -> WorkerReport:
+        parts = self._parts
+        assert parts is not None
+        reasons = [] if self._lifecycle.phase is WorkerPhase.STARTING else self.not_ready_because()
+        return WorkerReport(
+            status=self.status,
+            status_reason="; ".join([*reasons, *self.warnings()]),
+            models=parts.engines.loaded_models,
+            attempts=parts.leases.refs,
+            acknowledged_action_ids=parts.inbox.unacknowledged,
+            total_completed=parts.executor.total_completed,
+            total_failed=parts.executor.total_failed,
+        )
+
+    def _on_activity(self) -> None:
+        if self._lifecycle.is_running and self._parts is not None:
+            busy = bool(self._parts.executor.active_jobs)
+            self._lifecycle.enter(WorkerPhase.BUSY if busy else WorkerPhase.IDLE)
+
+    @staticmethod
+    def _lacking_runtimes(parts: WorkerParts) -> list[str]:
+        asked = parts.settings.supported_runtimes
+        return [reason for runtime, reason in parts.unavailable.items() if runtime in asked]
+
+
+def _innermost(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ConfigurationError)
+    return error
+
+
+async def _run(settings: Settings) -> int:
+    worker = NEURONWorker(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.on_signal, number)
+    await worker.start()
+    return worker.exit_code
+
+
+def run_worker() -> int:
+    """Run a worker from NEURON_* variables; return the exit status."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        configure_tracing(settings.otlp_endpoint, settings.version)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_run(settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"neuron: {error.message}\n")
+        return EXIT_CONFIGURATION
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def main() -> NoReturn:
+    """The `neuron` command: 0 after a drain, 78 for settings that cannot work.
+
+    A restart that CORTEX asked for replaces this process by a new one; where that is not
+    possible the status is 75, for a supervisor to act on.
+    """
+    status = run_worker()
+    if status == EXIT_RESTART:
+        try:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
+        except OSError as error:
+            sys.stderr.write(f"neuron: cannot start again: {error}\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

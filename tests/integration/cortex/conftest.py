@@ -1,0 +1,67 @@
+"""Stores of every kind and real servers, for CORTEX's integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+from cortex_tools import LEASE, Cortex, StoreFactory, StoreTools, TurnableClock, running_cortex
+
+from mnemos.cortex.notifier import LocalNotifier
+from mnemos.cortex.settings import CortexSettings
+from mnemos.cortex.sql.store import SqliteStore
+from mnemos.cortex.store import Store
+
+
+@pytest.fixture
+def clock() -> TurnableClock:
+    return TurnableClock()
+
+
+@pytest.fixture
+def notifier() -> LocalNotifier:
+    return LocalNotifier()
+
+
+@pytest.fixture(params=["sqlite"])
+def store_factory(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: TurnableClock, notifier: LocalNotifier
+) -> StoreFactory:
+    """Open the store under test; called again, it opens the same data."""
+
+    def sqlite() -> AbstractAsyncContextManager[Store]:
+        return SqliteStore(
+            tmp_path / "data",
+            notifier,
+            lease_seconds=LEASE,
+            clock=clock,
+            random=lambda: 0.5,
+        )
+
+    return {"sqlite": sqlite}[request.param]
+
+
+@pytest.fixture
+async def tools(
+    store_factory: StoreFactory, clock: TurnableClock, notifier: LocalNotifier
+) -> AsyncIterator[StoreTools]:
+    async with store_factory() as store:
+        yield StoreTools(store, clock, notifier)
+
+
+@pytest.fixture
+def store(tools: StoreTools) -> Store:
+    return tools.store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CortexSettings:
+    return CortexSettings(data_dir=tmp_path / "cortex", http_port=0, grpc_port=0)
+
+
+@pytest.fixture
+async def cortex(settings: CortexSettings) -> AsyncIterator[Cortex]:
+    async with running_cortex(settings) as cortex:
+        yield cortex

@@ -1,0 +1,64 @@
+"""Pushing to a real S3 server, and many readers and writers of one object."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mnemos.engram.publish import push_directory
+from mnemos.engram.store import ObjectStore
+
+if TYPE_CHECKING:
+    from .conftest import Place
+
+
+class Server(Protocol):
+    def store(self, url: str = "s3://") -> ObjectStore: ...
+
+
+def make_model(folder: Path) -> Path:
+    folder.mkdir()
+    header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + b"1234"
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+async def test_a_pushed_folder_comes_back_file_by_file(s3_server: Server, tmp_path: Path) -> None:
+    store = s3_server.store(f"s3://models-{uuid.uuid4().hex[:12]}")
+    folder = await asyncio.to_thread(make_model, tmp_path / "model")
+    body = await push_directory(store, folder, "tiny", "1")
+    assert body["artifact"]["bucket"] == store.models_bucket
+    for file in body["files"]:
+        key = f"{body['artifact_path']}/{file['path']}"
+        got = await store.download_file(store.models_bucket, key, tmp_path / "back" / file["path"])
+        assert (got.size, got.sha256) == (file["size"], file["sha256"])
+    await push_directory(store, folder, "tiny", "1", exclude=["config.json"])
+    left = await store.list(store.models_bucket, "tiny/1")
+    assert [info.key for info in left] == ["tiny/1/model.safetensors"]
+
+
+async def test_a_reader_sees_one_version_or_the_other_and_never_a_mixture(place: Place) -> None:
+    versions = [bytes([number]) * 300_000 for number in range(4)]
+    await place.store.put_bytes(place.bucket, "k", versions[0])
+    seen: list[bytes] = []
+
+    async def write(data: bytes) -> None:
+        for _ in range(3):
+            await place.store.put_bytes(place.bucket, "k", data)
+
+    async def read() -> None:
+        for _ in range(6):
+            seen.append(await place.store.get_bytes(place.bucket, "k"))  # noqa: PERF401 - it awaits
+
+    async with asyncio.TaskGroup() as group:
+        for data in versions:
+            group.create_task(write(data))
+        for _ in range(3):
+            group.create_task(read())
+    assert len(seen) == 18
+    assert all(data in versions for data in seen)

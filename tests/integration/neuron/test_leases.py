@@ -1,0 +1,72 @@
+"""The lease: kept while CORTEX answers, let go before anybody else may start the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fake_cortex import FakeCortex
+from fake_engine import FakeEngines
+
+from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.worker import NEURONWorker
+
+StartWorker = Callable[..., AbstractAsyncContextManager[NEURONWorker]]
+
+
+async def test_a_job_whose_lease_went_to_another_stops_without_a_word(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 0.6
+    async with start_worker() as worker:
+        job = cortex.submit("job_1", "hang")
+        await cortex.until(lambda: "executing" in job.statuses)
+        job.holder = "wrk_other"
+        await cortex.until(lambda: not worker.info()["current_jobs"] and bool(cortex.heartbeats))
+
+    assert engines.made[0].cancelled == ["hang"]
+    assert job.result is None
+    assert job.released == []
+
+
+async def test_a_worker_that_cannot_renew_stops_before_the_lease_ends_and_hands_back(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 1.0
+    async with start_worker():
+        job = cortex.submit("job_1", "hang")
+        await cortex.until(lambda: "executing" in job.statuses)
+        cortex.refuse_renewals = True
+        await cortex.until(lambda: bool(job.released))
+        assert engines.made[0].cancelled == ["hang"]
+        cortex.refuse_renewals = False
+
+    assert "renew" in job.released[0]
+    assert job.result is None
+
+
+async def test_nothing_starts_before_its_first_renewal(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 0.8
+    cortex.refuse_renewals = True
+    async with start_worker():
+        job = cortex.submit("job_1", "tokens 1")
+        await cortex.until(lambda: bool(job.released))
+        assert engines.made == []
+        cortex.refuse_renewals = False
+        await cortex.until(lambda: job.state == "done")
+
+    assert job.result is not None
+    assert job.result.status == pb.JOB_STATUS_COMPLETED
+
+
+async def test_all_jobs_are_renewed_in_one_call(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 0.9
+    async with start_worker():
+        jobs = [cortex.submit(f"job_{index}", "wait") for index in range(4)]
+        await cortex.until(lambda: any(len(renewal.jobs) == 4 for renewal in cortex.renewals))
+        engines.go.set()
+        await cortex.until(lambda: all(job.state == "done" for job in jobs))

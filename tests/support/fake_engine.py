@@ -1,0 +1,120 @@
+"""An engine without a model: prompts are orders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from neuron.errors import EngineCrashedError, NeuronError
+from neuron.models.job import JobInput, JobOutput, ResumeState
+from neuron.models.runtime import RuntimeType
+from neuron.runtimes.base import Generation
+
+
+class FakeEngine:
+    """Obeys "tokens N", "hang", "wait" (for `go`), "fail" and "die"."""
+
+    def __init__(self, owner: FakeEngines, name: str) -> None:
+        self.owner = owner
+        self.name = name
+        self.pid: int | None = None
+        self.load_seconds = 0.0
+        self.memory_mb = 1
+        self.running: list[str] = []
+        self.cancelled: list[str] = []
+        self.stopped = False
+        self._closed = asyncio.Event()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.pid is not None and not self._closed.is_set()
+
+    async def start(self, timeout_seconds: float) -> None:
+        self.owner.loads.append(self.name)
+        self.owner.loading.set()
+        await self.owner.load_gate.wait()
+        if self.owner.load_error is not None:
+            raise self.owner.load_error
+        self.pid = len(self.owner.loads)
+        self.load_seconds = 0.01
+
+    async def generate(
+        self, job_input: JobInput, resume: ResumeState | None = None
+    ) -> AsyncGenerator[Generation, None]:
+        order, _, argument = (job_input.prompt or "").partition(" ")
+        self.running.append(order)
+        self.owner.peak = max(self.owner.peak, len(self.running))
+        self.owner.started.set()
+        finished = False
+        try:
+            async for generation in self._obey(order, argument):
+                finished = generation.output is not None
+                yield generation
+        finally:
+            self.running.remove(order)
+            if not finished:
+                self.cancelled.append(order)
+
+    async def _obey(self, order: str, argument: str) -> AsyncGenerator[Generation, None]:
+        match order:
+            case "hang":
+                yield Generation("x", [0])
+                await asyncio.Event().wait()
+            case "wait":
+                await self.owner.go.wait()
+            case "fail":
+                raise NeuronError("the engine was told to fail")
+            case "bug":
+                raise ZeroDivisionError("a bug in the engine's client")
+            case "die":
+                self.die()
+                raise EngineCrashedError("the engine died; its last words: none")
+        count = int(argument or 1)
+        for index in range(count):
+            await asyncio.sleep(0)
+            yield Generation(f"t{index} ", [index])
+        output = JobOutput(
+            result="".join(f"t{index} " for index in range(count)),
+            metadata={"tokens_generated": count, "finish_reason": "stop"},
+            metrics={"latency_ms": 1.0},
+        )
+        yield Generation(output=output)
+
+    def die(self) -> None:
+        """As after a SIGKILL."""
+        self._closed.set()
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        self.stopped = True
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        if self.pid is not None:
+            await self._closed.wait()
+
+
+class FakeEngines:
+    """The factory of fake engines, and what they have in common."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeEngine] = []
+        self.loads: list[str] = []
+        self.load_gate = asyncio.Event()
+        self.load_gate.set()
+        self.loading = asyncio.Event()
+        self.load_error: NeuronError | None = None
+        self.go = asyncio.Event()
+        self.started = asyncio.Event()
+        self.peak = 0
+
+    def __call__(
+        self, runtime: RuntimeType, family: str, version: str, config: Mapping[str, Any]
+    ) -> FakeEngine:
+        engine = FakeEngine(self, f"{family}:{version}")
+        self.made.append(engine)
+        return engine
+
+    @property
+    def alive(self) -> list[FakeEngine]:
+        return [engine for engine in self.made if engine.is_alive and not engine.stopped]

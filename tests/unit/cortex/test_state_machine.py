@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from mnemos.cortex.state_machine import (
+    ACTIVE,
+    PHASES,
+    RETRYABLE_BY_HAND,
+    TERMINAL,
+    TRANSITIONS,
+    Decision,
+    JobState,
+    RetryPolicy,
+    TransitionError,
+    backoff_seconds,
+    check_transition,
+    decide_after_failure,
+    mermaid,
+)
+
+ALLOWED = {
+    "pending": "acquired cancelled",
+    "acquired": ("loading_model executing streaming completed failed cancelled timeout pending"),
+    "loading_model": "executing streaming completed failed cancelled timeout pending",
+    "executing": "streaming completed failed cancelled timeout pending",
+    "streaming": "completed failed cancelled timeout pending",
+    "completed": "",
+    "failed": "pending",
+    "cancelled": "pending",
+    "timeout": "pending",
+}
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(JobState, JobState)))
+def test_every_pair_is_allowed_or_refused_as_written(source: JobState, target: JobState) -> None:
+    if target.value in ALLOWED[source.value].split():
+        check_transition(source, target)
+    else:
+        with pytest.raises(TransitionError, match=f"from {source} to {target}"):
+            check_transition(source, target)
+
+
+def test_every_state_has_a_row_and_a_phase() -> None:
+    assert set(TRANSITIONS) == set(PHASES) == set(JobState)
+    assert {JobState.PENDING} | ACTIVE | TERMINAL == set(JobState)
+    assert not ACTIVE & TERMINAL
+
+
+def test_a_completed_job_is_never_run_again() -> None:
+    assert TERMINAL - {JobState.COMPLETED} == RETRYABLE_BY_HAND
+
+
+def test_every_active_state_can_end_and_can_go_back() -> None:
+    for state in ACTIVE:
+        assert TERMINAL | {JobState.PENDING} <= TRANSITIONS[state]
+
+
+def test_the_diagram_draws_every_transition_once() -> None:
+    lines = mermaid().splitlines()
+    drawn = [line.strip() for line in lines[1:] if "[*]" not in line]
+    expected = {f"{source} --> {target}" for source, ends in TRANSITIONS.items() for target in ends}
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == expected
+
+
+@pytest.mark.parametrize(
+    ("used", "ceiling"), [(0, 1), (1, 2), (2, 4), (8, 256), (9, 300), (100, 300), (5000, 300)]
+)
+def test_backoff_doubles_up_to_the_cap_and_is_fully_jittered(used: int, ceiling: float) -> None:
+    policy = RetryPolicy()
+    assert backoff_seconds(policy, used, lambda: 0.0) == 0
+    assert backoff_seconds(policy, used, lambda: 0.5) == ceiling / 2
+    assert backoff_seconds(policy, used, lambda: 0.999999) < ceiling
+
+
+def _decide(policy: RetryPolicy, used: int, code: str, *, by_nature: bool = True) -> Decision:
+    return decide_after_failure(policy, used, code, by_nature=by_nature, random=lambda: 0.5)
+
+
+def test_a_retryable_failure_waits_and_is_charged() -> None:
+    decision = _decide(RetryPolicy(), 1, "out_of_memory")
+    assert decision == Decision(JobState.PENDING, delay_seconds=1.0, retries_used=2)
+
+
+def test_a_failure_that_is_not_retryable_ends_the_job_at_once() -> None:
+    decision = _decide(RetryPolicy(), 0, "invalid_input", by_nature=False)
+    assert decision.state is JobState.FAILED
+    assert decision.retries_used == 0
+
+
+def test_the_last_retry_is_the_last() -> None:
+    assert _decide(RetryPolicy(max_retries=2), 1, "internal").state is JobState.PENDING
+    assert _decide(RetryPolicy(max_retries=2), 2, "internal").state is JobState.FAILED
+    assert _decide(RetryPolicy(max_retries=0), 0, "worker_lost").state is JobState.FAILED
+
+
+def test_named_codes_alone_are_retried() -> None:
+    policy = RetryPolicy(retryable_codes=("out_of_memory",))
+    assert _decide(policy, 0, "out_of_memory", by_nature=False).state is JobState.PENDING
+    assert _decide(policy, 0, "engine_crashed").state is JobState.FAILED
+
+
+def test_a_lost_worker_is_always_worth_a_retry() -> None:
+    policy = RetryPolicy(retryable_codes=("out_of_memory",))
+    assert _decide(policy, 0, "worker_lost").state is JobState.PENDING
+
+
+def test_a_timeout_is_an_end_of_its_own_unless_the_policy_names_it() -> None:
+    assert _decide(RetryPolicy(), 0, "timeout").state is JobState.TIMEOUT
+    named = RetryPolicy(max_retries=1, retryable_codes=("timeout",))
+    assert _decide(named, 0, "timeout").state is JobState.PENDING
+    assert _decide(named, 1, "timeout").state is JobState.TIMEOUT

@@ -1,0 +1,84 @@
+"""Pushing a folder: what lies in the storage afterwards, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnemos.engram.errors import ArtifactRefusedError, InvalidKeyError
+from mnemos.engram.publish import Description, PushProgress, push_directory
+from mnemos.engram.store import ObjectStore
+
+MakeModel = Callable[[Path], Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    """An empty storage in a folder that does not exist yet."""
+    return ObjectStore.from_url((tmp_path / "a storage").as_uri())
+
+
+@pytest.fixture
+def model(make_model: MakeModel, tmp_path: Path) -> Path:
+    """A sound model in a folder of its own."""
+    return make_model(tmp_path / "model")
+
+
+async def test_what_is_pushed_can_be_fetched_by_its_description(
+    store: ObjectStore, model: Path
+) -> None:
+    progress: list[PushProgress] = []
+    description = Description(tags=["tiny"], capabilities=["chat"], min_ram_gb=0.5)
+    body = await push_directory(
+        store, model, "tiny", "1.0", description, on_progress=progress.append
+    )
+    assert body["artifact_path"] == "tiny/1.0"
+    assert body["artifact"]["format"] == "safetensors"
+    assert (body["tags"], body["requirements"]["min_ram_gb"]) == (["tiny"], 0.5)
+    for file in body["files"]:
+        key = f"{body['artifact_path']}/{file['path']}"
+        assert (await store.head(body["artifact"]["bucket"], key)).size == file["size"]
+    assert [step.phase for step in progress] == ["hashing"] * 3 + ["uploading"] * 3
+    assert progress[-1].done_bytes == progress[-1].total_bytes == body["artifact"]["size_bytes"]
+
+
+async def test_pushing_again_leaves_nothing_of_the_first_time(
+    store: ObjectStore, model: Path
+) -> None:
+    await push_directory(store, model, "tiny", "1")
+    await push_directory(store, model, "tiny", "1-other")
+    (model / "config.json").unlink()
+    await push_directory(store, model, "tiny", "1")
+    keys = [info.key for info in await store.list(store.models_bucket, "tiny/1")]
+    assert keys == ["tiny/1/model.safetensors", "tiny/1/tokenizer/vocab.txt"]
+    assert len(await store.list(store.models_bucket, "tiny/1-other")) == 3
+
+
+async def test_a_refused_folder_uploads_nothing(
+    store: ObjectStore, model: Path, tmp_path: Path
+) -> None:
+    (model / "z.pkl").write_bytes(b"x")
+    with pytest.raises(ArtifactRefusedError):
+        await push_directory(store, model, "tiny", "1")
+    assert not (tmp_path / "a storage").exists()
+
+
+async def test_a_file_that_changes_during_the_push_is_noticed(
+    store: ObjectStore, model: Path
+) -> None:
+    def change(step: PushProgress) -> None:
+        if step.phase == "hashing" and step.done_bytes == step.total_bytes:
+            (model / "config.json").write_text("{ }")
+
+    with pytest.raises(ArtifactRefusedError, match=r"config\.json changed"):
+        await push_directory(store, model, "tiny", "1", on_progress=change)
+
+
+@pytest.mark.parametrize(("family", "version"), [("../x", "1"), ("x", "../1"), ("x", "latest")])
+async def test_names_that_leave_are_refused(
+    store: ObjectStore, model: Path, family: str, version: str
+) -> None:
+    with pytest.raises(InvalidKeyError):
+        await push_directory(store, model, family, version)
