@@ -13,7 +13,7 @@ from neuron.runtimes.base import Generation
 
 
 class FakeEngine:
-    """Obeys "tokens N", "hang", "wait" (for `go`), "fail" and "die"."""
+    """Obeys "tokens N", "hang", "wait" (for `go`), "flow" (until `go`), "fail" and "die"."""
 
     def __init__(self, owner: FakeEngines, name: str) -> None:
         self.owner = owner
@@ -70,6 +70,10 @@ class FakeEngine:
             case "die":
                 self.die()
                 raise EngineCrashedError("the engine died; its last words: none")
+        if order == "flow":
+            async for generation in self._flow():
+                yield generation
+            return
         count = int(argument or 1)
         for index in range(count):
             await asyncio.sleep(0)
@@ -80,6 +84,15 @@ class FakeEngine:
             metrics={"latency_ms": 1.0},
         )
         yield Generation(output=output)
+
+    async def _flow(self) -> AsyncGenerator[Generation, None]:
+        count = 0
+        while not self.owner.go.is_set():
+            yield Generation(f"t{count} ", [count])
+            count += 1
+            await asyncio.sleep(0.002)
+        text = "".join(f"t{index} " for index in range(count))
+        yield Generation(output=JobOutput(result=text, metadata={"tokens_generated": count}))
 
     def die(self) -> None:
         """As after a SIGKILL."""

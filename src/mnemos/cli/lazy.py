@@ -102,7 +102,7 @@ def resolve_or_suggest(
 
 def wants_json(words: Sequence[str]) -> bool:
     """Whether the command line asks for JSON, however broken the rest of it is."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words[1:], ""], strict=False)  # no words, no pairs
     return any(
         (word in ("-o", "--output") and value in ("json", "jsonl"))
         or word in ("-ojson", "-ojsonl", "--output=json", "--output=jsonl")

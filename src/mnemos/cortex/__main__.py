@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -15,7 +16,7 @@ from mnemos.http import PortUnavailableError, describe_validation_errors
 from .errors import StartError
 from .logs import configure_logging
 from .server import CortexServer
-from .settings import CortexSettings
+from .settings import CortexSettings, unknown_settings
 
 _log = structlog.get_logger(__name__)
 
@@ -25,9 +26,12 @@ def main() -> int:
     try:
         settings = CortexSettings()
     except ValidationError as error:
-        message, _ = describe_validation_errors(error.errors(include_url=False))
-        return _fail(f"CORTEX_{message[0].upper()}{message[1:]}")
+        message, field = describe_validation_errors(error.errors(include_url=False))
+        name = (field or "").split(".")[0]
+        return _fail(message.replace(name, f"CORTEX_{name.upper()}", 1))
     configure_logging(settings.log_level, settings.log_format)
+    for name in unknown_settings(os.environ):
+        _log.warning("cortex.unknown_setting", name=name)
     try:
         uvloop.run(_serve(settings))
     except (StartError, PortUnavailableError) as error:

@@ -14,6 +14,8 @@ import structlog
 from .errors import CortexError
 
 CACHE_SECONDS = 10.0
+AWAY_SECONDS = 1.0
+"""After a failure GENOME is let alone this long, so that a batch does not wait for each job."""
 MAX_CACHED = 1000
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class GenomeCatalog:
     def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
         self._url = url.rstrip("/")
         self._client = httpx2.AsyncClient(timeout=timeout_seconds)
+        self._away_until = 0.0
         self._known: dict[tuple[str, str | None], tuple[float, CatalogModel]] = {}
 
     async def __aenter__(self) -> Self:
@@ -78,6 +81,8 @@ class GenomeCatalog:
         known = self._known.get(key)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
+        if time.monotonic() < self._away_until:
+            raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.")
         model = await self._ask(family, version)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
@@ -92,6 +97,7 @@ class GenomeCatalog:
             )
             body: Any = answer.json()
         except (httpx2.HTTPError, ValueError) as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
             _log.warning("genome.unreachable", url=self._url, error=str(error))
             raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.") from error
         if answer.status_code == 404:

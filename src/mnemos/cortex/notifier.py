@@ -89,6 +89,11 @@ class LocalNotifier:
         """True once the server stops."""
         return self._closed
 
+    @property
+    def listeners(self) -> int:
+        """How many (topic, waiter) pairs there are, for tests and curious people."""
+        return sum(len(ears) for ears in self._ears.values())
+
     def notify(self, topics: Iterable[str]) -> None:
         """Wake all who listen to one of `topics`. Called in the loop's thread."""
         for topic in topics:

@@ -121,6 +121,11 @@ class JobRecord:
     error: str | None
     error_retryable: bool | None
 
+    @property
+    def payload_bytes(self) -> int:
+        """About how much memory the job's texts take."""
+        return len(self.input or "") + len(self.result or "") + len(self.metadata)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:

@@ -24,6 +24,9 @@ from .settings import CortexSettings
 from .sql.store import SqliteStore
 from .telemetry import CortexMetrics
 
+GRPC_GRACE_SECONDS = 1.0
+"""Workers keep their streams open, so that this is waited for; a call takes milliseconds."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -61,12 +64,12 @@ class CortexServer:
     @property
     def http_url(self) -> str:
         """Where the HTTP API answers."""
-        return f"http://{self._settings.http_host}:{self.http_port}"
+        return f"http://{_bracketed(self._settings.http_host)}:{self.http_port}"
 
     @property
     def grpc_address(self) -> str:
         """Where workers dial."""
-        return f"{self._settings.grpc_host}:{self.grpc_port}"
+        return f"{_bracketed(self._settings.grpc_host)}:{self.grpc_port}"
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -106,16 +109,23 @@ class CortexServer:
         grpc = GrpcServer(
             service, settings.grpc_host, settings.grpc_port, setting="CORTEX_GRPC_PORT"
         )
+        stack.push_async_callback(grpc.stop, 0)
+        self.grpc_port = grpc.bind()
         tasks = await stack.enter_async_context(_Background())
-        stack.push_async_callback(grpc.stop, settings.shutdown_grace_seconds)
         await grpc.start()
-        self.grpc_port = grpc.port
         tasks.start(self.reaper.run(), "cortex-reaper")
         tasks.start(self.promoter.run(), "cortex-promoter")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
+        stack.push_async_callback(
+            grpc.stop, min(GRPC_GRACE_SECONDS, settings.shutdown_grace_seconds)
+        )
         stack.callback(self.notifier.close)
         await http.wait_ready()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class _Background:
@@ -137,7 +147,11 @@ class _Background:
     ) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._group.__aexit__(kind, error, traceback)
+        if isinstance(error, asyncio.CancelledError):
+            await self._group.__aexit__(kind, error, traceback)
+        else:
+            # An error of the body goes its own way, not wrapped into a group.
+            await self._group.__aexit__(None, None, None)
 
     def start(self, duty: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self._group.create_task(duty, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,15 @@ class CortexSettings(BaseSettings):
     def exposed_hosts(self) -> list[str]:
         """The addresses listened on that other machines may reach."""
         return [host for host in (self.http_host, self.grpc_host) if not _is_loopback(host)]
+
+
+def unknown_settings(environment: Mapping[str, str]) -> list[str]:
+    """Name the CORTEX_* variables that mean nothing here: perhaps mistyped, so worth a warning.
+
+    Not an error, because a cluster may set some for a service of this name.
+    """
+    known = {f"CORTEX_{name.upper()}" for name in CortexSettings.model_fields}
+    return sorted(name for name in environment if name.startswith("CORTEX_") and name not in known)
 
 
 def _is_loopback(host: str) -> bool:

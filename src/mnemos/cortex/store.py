@@ -41,6 +41,9 @@ from .records import (
     WorkerRecord,
 )
 
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""A page of jobs ends early where their texts would be more than this."""
+
 
 class JobStore(Protocol):
     """What people do with jobs."""
@@ -55,7 +58,7 @@ class JobStore(Protocol):
         """Return the history of a job's attempts, oldest first."""
 
     async def list_jobs(self, query: JobFilter) -> list[JobRecord]:
-        """Return jobs, newest first."""
+        """Return jobs, newest first; fewer than asked for when they fill MAX_PAGE_BYTES."""
 
     async def cancel_job(self, job_id: str) -> None:
         """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
@@ -67,10 +70,13 @@ class JobStore(Protocol):
         """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
 
     async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
-        """Return a page of a job's log. Raises JobNotFoundError."""
+        """Return a page of a job's log, at most `limit` lines. Raises JobNotFoundError."""
 
     async def group_results(self, group: str, after: int, limit: int) -> list[JobRecord]:
-        """Return finished jobs of a group in finishing order, after a finish number."""
+        """Return finished jobs of a group in finishing order, after a finish number.
+
+        Fewer than asked for when they fill MAX_PAGE_BYTES.
+        """
 
     async def group_counts(self, group: str) -> GroupCounts:
         """Say how a group stands."""

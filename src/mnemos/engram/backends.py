@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import obstore
 from obstore.store import LocalStore, S3Store
 from pydantic import SecretStr
 
-from .errors import StorageUnavailableError
+from .errors import AccessDeniedError, InvalidKeyError, StorageUnavailableError
 from .failures import FOREIGN_ERRORS, bucket_not_found, translate
 from .files import CHUNK_BYTES, write_atomically
 
@@ -88,7 +89,11 @@ class S3Backend:
         secret_key: SecretStr | None,
         region: str,
     ) -> None:
+        if (access_key is None) != (secret_key is None):
+            raise InvalidKeyError("Give the access key and the secret key, or neither.")
         self._endpoint = endpoint
+        # Anywhere but on AWS itself nobody hands out keys: asking for them would only take time.
+        self._anonymous = endpoint is not None and "AWS_ACCESS_KEY_ID" not in os.environ
         self._access_key = access_key
         self._secret_key = secret_key
         self._region = region
@@ -108,6 +113,8 @@ class S3Backend:
         if self._access_key is not None and self._secret_key is not None:
             config["access_key_id"] = self._access_key
             config["secret_access_key"] = self._secret_key.get_secret_value()
+        elif self._anonymous:
+            config["skip_signature"] = True
         plain = self._endpoint is not None and self._endpoint.startswith("http://")
         return S3Store(
             config=config, client_options=_client_options(plain), retry_config=_retries()
@@ -118,7 +125,12 @@ class S3Backend:
         store = await self.open(bucket)
         if await self._exists(store):
             return
-        url = await obstore.sign_async(store, "PUT", "", timedelta(seconds=_SIGNATURE_SECONDS))
+        try:
+            url = await obstore.sign_async(store, "PUT", "", timedelta(seconds=_SIGNATURE_SECONDS))
+        except FOREIGN_ERRORS as error:
+            raise AccessDeniedError(
+                f"{self.where} has no bucket {bucket!r}, and without keys it cannot be made."
+            ) from error
         try:
             async with httpx2.AsyncClient(timeout=_CREATE_BUCKET_SECONDS) as client:
                 answer = await client.put(url, content=self._location())

@@ -74,7 +74,8 @@ class ObjectStore:
         """Open `file:///dir`, `s3://` or `s3://models-bucket`. Asks no server.
 
         `endpoint` is host:port or a URL; `secure` chooses https where it is host:port. Without
-        keys the usual AWS variables count. Raises InvalidKeyError for any other URL.
+        keys the usual AWS variables count. Raises InvalidKeyError for any other URL and for
+        half a pair of keys.
         """
         parts = urlsplit(url)
         surplus = "?" in url or "#" in url  # in a folder's name they are written %3F and %23

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ THREADS = 4
 BUSY_SECONDS = 10
 _WRITES = "mnemos_writes"
 _CLOSE_SECONDS = 10.0
+_ONE_AT_A_TIME = threading.Lock()  # Alembic keeps its context in module globals
 
 
 class SqliteDatabase:
@@ -84,7 +86,8 @@ class SqliteDatabase:
 
 def _upgrade(config: Config, connection: Connection) -> None:
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")
 
 
 def _make_engine(path: Path) -> Engine:

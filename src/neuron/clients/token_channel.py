@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -9,7 +10,7 @@ import grpc
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
-from ..errors import NeuronError
+from ..errors import CortexUnavailableError, NeuronError
 from ..models.job import StreamChunk
 from ..models.lease import StreamAck
 from . import convert
@@ -39,8 +40,9 @@ class TokenChannel:
             await self._call.write(request)
         except grpc.RpcError as error:
             raise self._translate(error) from error
-        except grpc.aio.UsageError as error:
-            raise NeuronError("the token stream is closed") from error
+        except asyncio.InvalidStateError as error:
+            # What grpc.aio says of a stream that broke before anybody read its status.
+            raise CortexUnavailableError("the token stream to CORTEX broke") from error
 
     async def acknowledgements(self) -> AsyncIterator[list[StreamAck]]:
         """Yield what CORTEX has made durable."""

@@ -25,6 +25,7 @@ from .base import EngineSettings, Generation
 from .channel import Channel
 from .engine_spawn import EngineLogLine, EngineProcess, describe_exit, engine_command
 from .registry import runtime_availability
+from .runtime_config import check_config
 
 __all__ = ["EngineClient", "EngineLogLine"]
 
@@ -133,6 +134,7 @@ class EngineClient:
             raise RuntimeError("an engine is started once")
         if (reason := runtime_availability(self.runtime, self._python)) is not None:
             raise RuntimeUnavailableError(reason)
+        check_config(self.runtime, self._load.config, self._settings)
         began = time.monotonic()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -324,8 +326,9 @@ class EngineClient:
         if self._stopping or process is None:
             return EngineCrashedError(f"the engine for {self.model} is not running")
         lines = list(process.last_lines)
-        cause = self._broken or None
-        if process.returncode is not None and cause is None:
+        if process.returncode is None or process.killed:
+            cause = self._broken or "its channels closed"
+        else:
             cause = describe_exit(process.returncode)
         words = " | ".join(lines[-_LAST_WORDS:])[-500:] if lines else "none"
         return EngineCrashedError(

@@ -85,6 +85,8 @@ class EngineProcess(asyncio.SubprocessProtocol):
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.returncode: int | None = None
         self.pid: int | None = None
+        self.killed = False
+        """Whether we ended it: then its exit status tells nothing."""
         self._on_log = on_log
         self._partial: dict[int, bytes] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -113,6 +115,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
     def kill(self) -> None:
         """SIGKILL the process and all that it started; nothing if it has been reaped."""
         if self.pid is not None and self.returncode is None:
+            self.killed = True
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):

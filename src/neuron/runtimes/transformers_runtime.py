@@ -14,11 +14,13 @@ import transformers
 
 from ..errors import InvalidInputError, NeuronError
 from ..models.job import JobInput, ResumeState
+from ..models.runtime import RuntimeType, TransformersConfig
 from .base import BaseRuntime, EngineSettings, Generation, RuntimeStats
+from .runtime_config import check_config
 from .transformers_engine.batcher import Batcher
 from .transformers_engine.decoder import Decoder, SoloDecoder
 from .transformers_engine.hardware import cache_budget, memory_mb, respect_cpu_quota
-from .transformers_engine.loading import LoadedCheckpoint, load_checkpoint, parse_config
+from .transformers_engine.loading import LoadedCheckpoint, load_checkpoint
 from .transformers_engine.probe import choose_decoder
 from .transformers_engine.prompt import PromptBuilder
 from .transformers_engine.row import Piece, Row
@@ -138,7 +140,8 @@ class TransformersRuntime(BaseRuntime):
         wanted = (f"{family}:{version}", dict(config))
         if self._session is not None and self._loaded == wanted:
             return
-        parsed = parse_config(config, self.settings)
+        parsed = check_config(RuntimeType.TRANSFORMERS, config, self.settings)
+        assert isinstance(parsed, TransformersConfig)
         await self.unload_model()
         folder = self.settings.model_cache_dir / family / version
 

@@ -20,7 +20,7 @@ class Backoff:
 
     def next_delay(self) -> float:
         """Count one more failure and return how long to wait because of it."""
-        ceiling = min(self.maximum, self.initial * 2 ** min(self.failures, 32))
+        ceiling = min(self.maximum, self.initial * 2.0 ** min(self.failures, 32))
         self.failures += 1
         return ceiling * (0.5 + 0.5 * self.jitter.random())
 

@@ -12,8 +12,10 @@ import pytest
 from fake_platform import FakeCortex, serving, until
 
 from mnemos.cli.errors import Conflict, NotFound, Unreachable
+from mnemos.cli.http import CortexClient
 from mnemos.cli.runs.record import RunSettings, sidecar_of
 from mnemos.cli.runs.session import RunRequest, RunSummary, run_file
+from mnemos.cli.runs.waiting import WhyWaiting
 
 
 class SilentProgress:
@@ -239,3 +241,15 @@ async def test_odd_ids_survive(cortex: FakeCortex, tmp_path: Path) -> None:
         await run(path, url)
     assert sorted(answer["id"] for answer in answers(path)) == sorted(odd)
     assert all(len(key) <= 256 for key in cortex.by_key)
+
+
+async def test_a_run_says_once_why_nothing_comes(cortex: FakeCortex) -> None:
+    cortex.hold = True
+    job, _ = await cortex.submit({"model": {"family": "tiny"}, "input": {"parameters": {}}})
+    told: list[str] = []
+    async with serving(cortex) as url, CortexClient(url) as client:
+        why = WhyWaiting(client, told.append, quiet_seconds=0.0)
+        for done in (0, 0, 0, 1, 1):
+            await why.look(job["job_id"], done)
+        await why.look("job_nope", 1)
+    assert told == ["Waiting: no worker is registered"]

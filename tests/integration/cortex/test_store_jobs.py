@@ -205,3 +205,16 @@ async def test_a_delayed_job_that_is_cancelled_is_no_longer_counted_as_delayed(
     numbers = await tools.store.queue_numbers()
     assert (numbers.delayed, list(numbers.lanes)) == (0, [])
     assert await tools.store.promote_due() is None
+
+
+async def test_a_page_of_jobs_is_cut_where_it_would_be_too_much(tools: StoreTools) -> None:
+    big = '"' + "a" * (3 * 1024 * 1024) + '"'
+    for _ in range(8):
+        await tools.submit(input=big, group="g")
+    page = await tools.store.list_jobs(JobFilter(full=True, limit=100))
+    assert 1 < len(page) < 8
+    assert len(await tools.store.list_jobs(JobFilter(limit=100))) == 8
+    await tools.store.cancel_group("g")
+    first = await tools.store.group_results("g", 0, 100)
+    rest = await tools.store.group_results("g", first[-1].finish_seq or 0, 100)
+    assert len(first) + len(rest) == 8

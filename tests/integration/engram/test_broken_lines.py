@@ -119,4 +119,4 @@ async def test_a_storage_that_goes_away_in_the_middle_leaves_nothing(
     assert caught.value.retryable
     assert caught.value.message.endswith(".")
     assert len(big_object) == BIG
-    assert os.listdir(folder) == []
+    assert list(folder.iterdir()) == []

@@ -169,3 +169,15 @@ async def test_many_ensure_the_same_bucket_at_once(s3_server: Server) -> None:
         for _ in range(8):
             group.create_task(store.ensure_bucket("wanted-by-many"))
     await store.health("wanted-by-many")
+
+
+async def test_without_keys_every_call_is_denied_at_once(
+    s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    store = ObjectStore.from_url("s3://", endpoint=s3_server.endpoint, secure=False)
+    started = time.monotonic()
+    for error in await every_refusal(store, tmp_path / "out"):
+        assert isinstance(error, AccessDeniedError), error
+        assert_clear(error)
+    assert time.monotonic() - started < REFUSAL_SECONDS

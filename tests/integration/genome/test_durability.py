@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import pytest
 
 from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeUnavailableError
+from mnemos.genome.models import ModelSpec
 from mnemos.genome.server import GenomeServer
 from mnemos.genome.settings import GenomeSettings, unknown_names
+from mnemos.genome.sqlite_store import open_store
 from mnemos.http import PortUnavailableError
 
 MakeBody = Callable[..., dict[str, Any]]
@@ -134,6 +137,40 @@ async def test_what_fails_inside_comes_out_and_the_server_is_gone(tmp_path: Path
     async with GenomeClient(server.url) as client:
         with pytest.raises(GenomeUnavailableError):
             await client.check_health()
+
+
+async def test_cancelling_what_runs_inside_closes_everything(tmp_path: Path) -> None:
+    server = GenomeServer(GenomeSettings(data_dir=tmp_path, http_port=0))
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        async with server:
+            entered.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(run())
+        await entered.wait()
+        task.cancel()
+    assert task.cancelled()
+    async with GenomeClient(server.url) as client:
+        with pytest.raises(GenomeUnavailableError):
+            await client.check_health()
+
+
+async def test_two_that_start_at_once_on_new_data_share_it(
+    tmp_path: Path, make_body: MakeBody
+) -> None:
+    settings = GenomeSettings(data_dir=tmp_path, http_port=0)
+    async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
+        entering = [
+            group.create_task(stack.enter_async_context(open_store(tmp_path))) for _ in range(2)
+        ]
+        first, second = [await task for task in entering]
+        await first.register(ModelSpec.model_validate(make_body()))
+        assert (await second.get("tiny")).version == "1"
+    async with GenomeServer(settings) as server, GenomeClient(server.url) as client:
+        assert (await client.get("tiny")).version == "1"
 
 
 async def test_data_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:

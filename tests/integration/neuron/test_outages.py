@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -62,6 +63,31 @@ async def test_a_result_arrives_although_cortex_was_down_when_it_was_ready(
     assert streamed.text == "".join(f"t{index} " for index in range(40))
     assert plain.accepted == streamed.accepted == 1
     assert len(cortex.registrations) == 1
+
+
+async def test_tokens_that_flow_through_an_outage_arrive_gapless(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    async with start_worker() as worker:
+        jobs = [cortex.submit(f"job_{index}", "flow", stream=True) for index in range(4)]
+        await cortex.until(lambda: all(len(job.chunks) > 2 for job in jobs))
+        for _ in range(3):
+            await cortex.down()
+            await poll_until(lambda: worker.not_ready_because() != [])
+            await cortex.up()
+            seen = [len(job.chunks) for job in jobs]
+            await cortex.until(
+                lambda seen=seen: all(  # type: ignore[misc]  # the loop's own list
+                    len(job.chunks) > count for job, count in zip(jobs, seen, strict=True)
+                )
+            )
+        engines.go.set()
+        await cortex.until(lambda: all(job.state == "done" for job in jobs))
+
+    for job in jobs:
+        assert job.result is not None
+        assert json.loads(job.result.output.result_json) == job.text
+        assert [chunk.sequence for chunk in job.chunks] == list(range(len(job.chunks)))
 
 
 async def test_a_lost_answer_to_a_report_counts_once(

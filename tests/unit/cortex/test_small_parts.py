@@ -10,7 +10,7 @@ from mnemos.cortex.clock import as_text, steady_clock
 from mnemos.cortex.grpc.incoming import strict_json, strict_object
 from mnemos.cortex.ids import new_id
 from mnemos.cortex.notifier import LocalNotifier
-from mnemos.cortex.settings import CortexSettings
+from mnemos.cortex.settings import CortexSettings, unknown_settings
 from mnemos.http import ApiError
 
 
@@ -95,7 +95,12 @@ async def test_closing_wakes_everybody() -> None:
     assert notifier.closed
 
 
-def test_a_mistyped_setting_and_a_port_out_of_range_are_refused(
+def test_a_mistyped_setting_is_noticed() -> None:
+    environment = {"CORTEX_HTTP_PORT": "1", "CORTEX_HTP_PORT": "1", "PATH": ""}
+    assert unknown_settings(environment) == ["CORTEX_HTP_PORT"]
+
+
+def test_a_port_out_of_range_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CORTEX_HTTP_PORT", "70000")

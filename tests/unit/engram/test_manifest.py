@@ -182,3 +182,25 @@ async def test_progress_adds_up(model: Path) -> None:
     manifest = await build_manifest(model, on_bytes=steps.append)
     assert sum(steps) == manifest.size_bytes
     assert len(steps) == 5
+
+
+async def test_cancelling_stops_the_hashing(model: Path) -> None:
+    big = model / "big.txt"
+    with big.open("wb") as file:
+        file.truncate(1 << 33)  # a hole: no disk is used, and hashing it would take seconds
+    begun = asyncio.Event()
+    counted: list[int] = []
+
+    def on_bytes(count: int) -> None:
+        counted.append(count)
+        begun.set()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(build_manifest(model, on_bytes=on_bytes))
+        await begun.wait()
+        task.cancel()
+    assert task.cancelled()
+    # The pool's threads are joined here: a hash that went on would take until its end.
+    async with asyncio.timeout(5):
+        await asyncio.get_running_loop().shutdown_default_executor()
+    assert sum(counted) < 1 << 33

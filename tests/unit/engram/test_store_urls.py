@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -58,3 +59,9 @@ async def test_a_folder_with_a_strange_name_is_that_folder(tmp_path: Path) -> No
     await store.ensure_bucket("bucket")
     await store.put_bytes("bucket", "k", b"x")
     assert (folder / "bucket" / "k").is_file()
+
+
+@pytest.mark.parametrize("keys", [{"access_key": "a"}, {"secret_key": SecretStr("b")}])
+def test_half_a_pair_of_keys_is_refused(keys: dict[str, Any]) -> None:
+    with pytest.raises(InvalidKeyError, match="the access key and the secret key"):
+        ObjectStore.from_url("s3://", endpoint="host:1", **keys)

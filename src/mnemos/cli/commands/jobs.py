@@ -52,7 +52,13 @@ def jobs() -> None:
 )
 @click.option("-p", "--prompt", required=True, help="What is asked; - reads it from stdin.")
 @sampling_options
-@click.option("--priority", type=click.IntRange(1, 10), default=5, show_default=True)
+@click.option(
+    "--priority",
+    type=click.IntRange(1, 10),
+    default=5,
+    show_default=True,
+    help="10 goes first.",
+)
 @click.option(
     "--timeout",
     "timeout_seconds",
@@ -127,7 +133,13 @@ def _job_body(model: str, prompt: str, stream: bool, given: dict[str, Any]) -> d
 @click.option("--model", metavar="FAMILY[:VERSION]", help="Only this model's.")
 @click.option("--worker", "worker_id", help="Only those in this worker's hands.")
 @click.option("--group", help="Only this group's.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="How many at most.",
+)
 @click.option("--all", "everything", is_flag=True, help="All of them, however many.")
 @output_option(listing=True)
 @cortex_option()
@@ -294,7 +306,7 @@ def _add_action(action: str, done: str, purpose: str) -> None:
                         worst = error.exit_code
                         note(f"{job_id}: {error.message}")
                     else:
-                        note(f"{job_id} {done} (now {job['status']}).")
+                        note(f"{job_id}: {done}; it is {job['status']} now.")
             return worst
 
         raise click.exceptions.Exit(run_async(send()))
@@ -303,5 +315,5 @@ def _add_action(action: str, done: str, purpose: str) -> None:
     jobs.command(action)(act)
 
 
-_add_action("cancel", "is being cancelled", "Stop jobs, waiting or running.")
-_add_action("retry", "is queued again", "Queue failed, timed out or cancelled jobs again.")
+_add_action("cancel", "told to stop", "Stop jobs, waiting or running.")
+_add_action("retry", "queued again", "Queue failed, timed out or cancelled jobs again.")

@@ -87,14 +87,15 @@ def configure_logging(options: UpOptions) -> None:
     if options.quiet:
         options.logs_dir.mkdir(parents=True, exist_ok=True)
         stream = (options.logs_dir / "platform.log").open("a", buffering=1, encoding="utf-8")
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=stream.isatty() and "NO_COLOR" not in os.environ
-    )
+    colours = stream.isatty() and "NO_COLOR" not in os.environ
+    console = structlog.dev.ConsoleRenderer(colors=colours)
+    renderer = structlog.processors.JSONRenderer() if options.quiet else console
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.dict_tracebacks] if options.quiet else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -186,7 +186,9 @@ def worker_environment(index: int, options: UpOptions, where: Addresses) -> dict
         NEURON_SHUTDOWN_TIMEOUT=str(options.drain_seconds),
         PYTHONUNBUFFERED="1",
     )
-    environment.setdefault("NEURON_LOG_FORMAT", "console")
+    environment.setdefault("NEURON_LOG_FORMAT", "json" if options.quiet else "console")
+    if not sys.stderr.isatty():
+        environment["NO_COLOR"] = "1"
     environment.setdefault("NEURON_MAX_BATCH_SIZE", str(max(32, options.max_concurrent_jobs)))
     return environment
 

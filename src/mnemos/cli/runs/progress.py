@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 30.0
 PLAIN_SECONDS = 5.0
+WAITING = "waiting for the first answer"
 
 
 class RunProgress(Protocol):
@@ -61,6 +62,7 @@ class _Reporter:
         self._total = total
         self._done = done
         self._failed = 0
+        self._began_with = done
         self._rates = Rates(done, time.monotonic())
 
     def advance(self, done: int, failed: int, tokens: int) -> None:
@@ -68,10 +70,13 @@ class _Reporter:
         self._rates.add(time.monotonic(), done, tokens)
 
     def _summary(self) -> str:
+        if self._done == self._began_with:
+            return WAITING
         jobs, tokens = self._rates.read(time.monotonic())
-        left = duration((self._total - self._done) / jobs) if jobs > 0 else "?"
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"{tokens:.0f} tok/s, {jobs:.1f} jobs/s, {left} left{failed}"
+        todo = self._total - self._done
+        left = f", {duration(todo / jobs)} left" if todo and jobs > 0 else ""
+        return f"{tokens:.0f} tok/s, {jobs:.1f} jobs/s{left}{failed}"
 
 
 class PlainProgress(_Reporter):
@@ -93,7 +98,8 @@ class PlainProgress(_Reporter):
         click.echo(message, err=True)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Print where it ended."""
+        self.note(f"{self._done}/{self._total} done, {self._summary()}")
 
 
 class BarProgress(_Reporter):
@@ -131,7 +137,9 @@ def _new_bar(total: int, done: int) -> tuple[Progress, TaskID]:
         TextColumn("{task.fields[words]}"),
         console=console(stderr=True),
     )
-    return progress, progress.add_task("run", total=total, completed=done, words="starting")
+    return progress, progress.add_task(
+        "run", total=total, completed=done, words="waiting for the first answer"
+    )
 
 
 def open_progress(total: int, done: int) -> RunProgress:

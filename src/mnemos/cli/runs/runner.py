@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,7 @@ from .plan import (
 )
 from .progress import RunProgress
 from .record import RunRecord, save
+from .waiting import WhyWaiting
 
 BATCH_JOBS = 500
 BATCH_BYTES = 8 * 1024 * 1024
@@ -39,6 +40,13 @@ SUBMIT_SECONDS = 120.0
 
 _PASSING_CODES = frozenset({"unavailable", "storage_unavailable", "internal"})
 _HOPELESS_CODES = frozenset({"model_not_found", "not_found"})
+
+
+class _Asked(NamedTuple):
+    """A question in CORTEX's hands, kept in case CORTEX loses it."""
+
+    body: bytes
+    job_id: str
 
 
 class BatchRun:
@@ -67,7 +75,8 @@ class BatchRun:
         self._progress = progress
         self._window = window
         self._patience = Patience(progress.note)
-        self._outstanding: dict[str, bytes] = {}
+        self._why_waiting = WhyWaiting(cortex, progress.note)
+        self._outstanding: dict[str, _Asked] = {}
         self._changed = asyncio.Condition()
         self._all_submitted = False
         self._bad_lines = 0
@@ -96,6 +105,8 @@ class BatchRun:
         while True:
             await asyncio.sleep(1.0)
             self._progress.tick()
+            if asked := next(iter(self._outstanding.values()), None):
+                await self._why_waiting.look(asked.job_id, len(self._answers.done))
             last_sync += 1.0
             if last_sync >= SYNC_SECONDS:
                 last_sync = 0.0
@@ -169,14 +180,14 @@ class BatchRun:
 
     def _sort_results(
         self, bodies: dict[str, bytes], results: list[dict[str, Any]]
-    ) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, dict[str, Any]]]:
-        taken: dict[str, bytes] = {}
+    ) -> tuple[dict[str, _Asked], dict[str, bytes], dict[str, dict[str, Any]]]:
+        taken: dict[str, _Asked] = {}
         later: dict[str, bytes] = {}
         errors: dict[str, dict[str, Any]] = {}
         for (line_id, body), result in zip(bodies.items(), results, strict=True):
             error = result.get("error")
             if error is None:
-                taken[line_id] = body
+                taken[line_id] = _Asked(body, result["job_id"])
             elif error.get("code") in _PASSING_CODES:
                 later[line_id] = body
             else:
@@ -250,7 +261,8 @@ class BatchRun:
             self._reread, self._cursor = True, ""
             return
         self._reread = False
-        lost = dict(islice(self._outstanding.items(), BATCH_JOBS))
+        some = islice(self._outstanding.items(), BATCH_JOBS)
+        lost = {line_id: asked.body for line_id, asked in some}
         self._progress.note(f"CORTEX no longer knows {len(lost)} jobs; submitting them again.")
         await self._submit_bodies(lost)
 

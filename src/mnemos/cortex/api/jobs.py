@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from mnemos.http import ApiError, invalid_input
 
 from ..records import JobFilter, NewJob, Submitted
 from ..state_machine import JobState
+from ..store import MAX_PAGE_BYTES
 from . import documents
 from .context import ApiContext, Cortex
 from .cursors import read_cursor, write_cursor
@@ -20,6 +22,7 @@ from .views import attempt_view, job_view, json_response
 from .waiting import waiting_reason
 
 MAX_BATCH = 1000
+JOBS_BETWEEN_PAUSES = 32
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -57,6 +60,8 @@ async def submit_batch(
     results: list[dict[str, Any]] = [{"index": index} for index in range(len(jobs))]
     good: list[tuple[int, NewJob]] = []
     for index, body in enumerate(jobs):
+        if index % JOBS_BETWEEN_PAUSES == 0:
+            await asyncio.sleep(0)  # others are served between
         try:
             good.append((index, await prepare(parse_job(body), cortex.catalog, None)))
         except ApiError as error:
@@ -103,7 +108,8 @@ async def list_jobs(
         full=full,
     )
     found = await cortex.store.list_jobs(query)
-    more = len(found) > limit
+    filled = sum(job.payload_bytes for job in found) >= MAX_PAGE_BYTES
+    more = len(found) > limit or filled
     page = found[:limit]
     next_cursor = write_cursor(page[-1].seq) if more else None
     views = [job_view(job, full=full) for job in page]

@@ -39,8 +39,8 @@ class GrpcServer:
         add_CortexServiceServicer_to_server(service, self._server)
         self.port = 0
 
-    async def start(self) -> None:
-        """Take the port and answer calls. Raises PortUnavailableError, in one sentence."""
+    def bind(self) -> int:
+        """Take the port and return it. Raises PortUnavailableError, in one sentence."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
             self.port = self._server.add_insecure_port(f"{host}:{self._wanted_port}")
@@ -49,6 +49,10 @@ class GrpcServer:
                 f"Cannot listen on {self._host}:{self._wanted_port} (it is in use or not ours); "
                 f"set {self._setting} to another port."
             ) from error
+        return self.port
+
+    async def start(self) -> None:
+        """Answer calls on the port that was taken."""
         await self._server.start()
 
     async def stop(self, grace_seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -20,8 +21,11 @@ from ..records import (
     ModelKey,
 )
 from ..state_machine import TERMINAL, JobState
+from ..store import MAX_PAGE_BYTES
 from .schema import job_inputs, job_results, jobs
 from .transaction import Row
+
+MAX_EVENTS_BYTES = 1024 * 1024
 
 _DIALECT = SqliteDialect(paramstyle="named")
 _TERMINAL_WORDS = {state.value for state in TERMINAL}
@@ -116,7 +120,19 @@ def list_jobs(connection: sqlite3.Connection, query: JobFilter) -> list[JobRecor
     if query.before_seq is not None:
         statement = statement.where(jobs.c.seq < query.before_seq)
     text, parameters = _compile(statement.order_by(jobs.c.seq.desc()).limit(query.limit))
-    return [job_from_row(row) for row in connection.execute(text, parameters)]
+    return _page(connection.execute(text, parameters))
+
+
+def _page(rows: Iterable[Row]) -> list[JobRecord]:
+    """Read jobs until they are many enough for one answer."""
+    page: list[JobRecord] = []
+    room = MAX_PAGE_BYTES
+    for row in rows:
+        page.append(job_from_row(row))
+        room -= page[-1].payload_bytes
+        if room <= 0:
+            break
+    return page
 
 
 def read_events(
@@ -128,7 +144,13 @@ def read_events(
         raise JobNotFoundError(job_id)
     wanted = {"seq": job["seq"], "from_sequence": from_sequence, "limit": limit}
     rows = connection.execute(_EVENTS, wanted)
-    events = [EventRecord(row["sequence"], row["kind"], row["data"]) for row in rows]
+    events: list[EventRecord] = []
+    room = MAX_EVENTS_BYTES
+    for row in rows:
+        events.append(EventRecord(row["sequence"], row["kind"], row["data"]))
+        room -= len(row["data"])
+        if room <= 0:
+            break
     return EventPage(events, job["status"] in _TERMINAL_WORDS)
 
 
@@ -138,7 +160,7 @@ def group_results(
     """Return finished jobs of a group in finishing order."""
     statement = _FULL.where(jobs.c.group_name == group, jobs.c.finish_seq > after)
     text, parameters = _compile(statement.order_by(jobs.c.finish_seq).limit(limit))
-    return [job_from_row(row) for row in connection.execute(text, parameters)]
+    return _page(connection.execute(text, parameters))
 
 
 def group_counts(connection: sqlite3.Connection, group: str) -> GroupCounts:

@@ -33,13 +33,15 @@ UPDATE jobs SET queued = TRUE, delayed = FALSE WHERE seq IN (
 """  # noqa: S608  constants only
 _NEXT_DUE = "SELECT MIN(available_at) AS due FROM jobs WHERE delayed"
 _RENEW_ALL = """
-UPDATE jobs SET lease_expires_at = :until WHERE lease_expires_at IS NOT NULL
+UPDATE jobs SET lease_expires_at = :until,
+    deadline_at = CASE WHEN deadline_at < :until THEN :until ELSE deadline_at END
+WHERE lease_expires_at IS NOT NULL
 """
 _HEAR_ALL = "UPDATE workers SET last_seen = :now WHERE NOT lost"
 
 
 def grant_grace(tx: Transaction, lease_seconds: float) -> None:
-    """After a start, give every worker one whole lease to be heard again."""
+    """After a start, give every worker one whole lease to be heard again, and to report."""
     tx.run(_RENEW_ALL, {"until": tx.now + lease_seconds})
     tx.run(_HEAR_ALL, {"now": tx.now})
 

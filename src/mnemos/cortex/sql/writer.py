@@ -180,14 +180,19 @@ class Writer:
     def _deliver(
         self, batch: list[_Request[Any]], topics: set[str], measured: Measurements
     ) -> None:
-        self._on_commit(topics, measured)
-        for request in batch:
-            if request.future.cancelled():
-                self._undo(request)
-            elif request.error is not None:
-                request.future.set_exception(request.error)
-            else:
-                request.future.set_result(request.result)
+        try:
+            self._on_commit(topics, measured)
+        finally:
+            for request in batch:
+                self._answer(request)
+
+    def _answer(self, request: _Request[Any]) -> None:
+        if request.future.cancelled():
+            self._undo(request)
+        elif request.error is not None:
+            request.future.set_exception(request.error)
+        else:
+            request.future.set_result(request.result)
 
     def _undo(self, request: _Request[Any]) -> None:
         if request.error is not None or request.undo is None or self._loop is None:

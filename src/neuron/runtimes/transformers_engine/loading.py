@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -25,12 +22,11 @@ from ...errors import (
     RuntimeUnavailableError,
 )
 from ...models.runtime import TransformersConfig
-from ..base import EngineSettings
+from ..runtime_config import SPREAD_MAPS
 from .batcher import is_out_of_memory
 from .hardware import default_device, has_fast_bfloat16
+from .packing import pack_linears
 
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
-_SPREAD_MAPS = {"auto", "balanced", "balanced_low_0", "sequential"}
 _UNKNOWN_CONTEXT = 10**9
 
 
@@ -43,36 +39,6 @@ class LoadedCheckpoint:
     context_tokens: int
     end_tokens: tuple[int, ...]
     vocabulary: int
-
-
-def parse_config(config: Mapping[str, Any], settings: EngineSettings) -> TransformersConfig:
-    """A job's runtime_config, checked.
-
-    Raises:
-        InvalidInputError: a field is unknown or wrong, or asks for what only the operator decides.
-    """
-    try:
-        parsed = TransformersConfig.model_validate(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "runtime_config"
-        raise InvalidInputError(f"runtime_config: {where}: {first['msg']}") from error
-    if parsed.trust_remote_code and not settings.allow_remote_code:
-        raise InvalidInputError(
-            "trust_remote_code is the worker operator's decision: this worker runs no code from "
-            "models (its operator can allow it with NEURON_ALLOW_REMOTE_CODE=true)"
-        )
-    if parsed.device != "auto" and not _DEVICE.fullmatch(parsed.device):
-        raise InvalidInputError(
-            f"runtime_config: device: {parsed.device!r} is not auto, cpu, cuda, cuda:N or mps"
-        )
-    known_map = parsed.device_map is None or parsed.device_map in _SPREAD_MAPS
-    if not known_map and not _DEVICE.fullmatch(parsed.device_map or ""):
-        raise InvalidInputError(
-            f"runtime_config: device_map: {parsed.device_map!r} is not a device or one of "
-            f"{', '.join(sorted(_SPREAD_MAPS))}"
-        )
-    return parsed
 
 
 def load_checkpoint(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoint:
@@ -115,12 +81,15 @@ def _load(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoi
     model.eval().requires_grad_(requires_grad=False)
     if not hasattr(model, "hf_device_map") and not _is_quantized(config):
         model.to(device)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if device.type == "cpu" and not _is_quantized(config):
+        pack_linears(model)
     return LoadedCheckpoint(
         model=model,
         tokenizer=tokenizer,
         context_tokens=_context_tokens(model.config, tokenizer),
         end_tokens=_end_tokens(model, tokenizer),
-        vocabulary=model.get_input_embeddings().weight.shape[0],
+        vocabulary=vocabulary,
     )
 
 
@@ -157,7 +126,7 @@ def _translated(error: Exception, name: str) -> NeuronError:
 
 def _device(config: TransformersConfig) -> torch.device:
     wanted = config.device
-    if wanted == "auto" and config.device_map not in {None, *_SPREAD_MAPS}:
+    if wanted == "auto" and config.device_map not in {None, *SPREAD_MAPS}:
         wanted = config.device_map or "auto"
     device = default_device() if wanted == "auto" else torch.device(wanted)
     if device.type == "cuda":
@@ -182,7 +151,7 @@ def _dtype(config: TransformersConfig, model_config: Any, device: torch.device) 
 
 
 def _placement(config: TransformersConfig, device: torch.device) -> dict[str, Any]:
-    spread = config.device == "auto" and config.device_map in _SPREAD_MAPS
+    spread = config.device == "auto" and config.device_map in SPREAD_MAPS
     if spread and torch.cuda.device_count() > 1:
         return {"device_map": config.device_map}
     return {} if device.type == "cpu" else {"device_map": {"": str(device)}}

@@ -1,0 +1,176 @@
+"""The commands against a serving CORTEX: what they print and how they exit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fake_platform import FakeCortex, serving, until
+
+from mnemos.cli.main import cli
+
+
+@pytest.fixture
+def cortex() -> FakeCortex:
+    fake = FakeCortex()
+    fake.known_models = {"smollm2", "tiny"}
+    return fake
+
+
+@pytest.fixture
+async def url(cortex: FakeCortex) -> AsyncIterator[str]:
+    async with serving(cortex) as address:
+        yield address
+
+
+async def mnemos(url: str, *words: str) -> Result:
+    """Run a command in a thread: it has an event loop of its own."""
+    environment = {"MNEMOS_CORTEX_URL": url, "COLUMNS": "200"}
+    return await asyncio.to_thread(CliRunner(env=environment).invoke, cli, list(words))
+
+
+async def spawn(url: str, *words: str) -> Process:
+    """Run a command as a process of its own, for signals."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "mnemos.cli",
+        *words,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, "MNEMOS_CORTEX_URL": url},
+    )
+
+
+async def test_submit_prints_the_id_alone_on_stdout(cortex: FakeCortex, url: str) -> None:
+    result = await mnemos(url, "jobs", "submit", "--prompt", "Hi", "--max-tokens", "4")
+    assert result.exit_code == 0
+    job = cortex.jobs[result.stdout.strip()]
+    assert job["input"] == {"prompt": "Hi", "parameters": {"max_tokens": 4}}
+    assert "mnemos jobs watch" in result.stderr
+
+
+async def test_submit_and_wait_prints_the_answer(cortex: FakeCortex, url: str) -> None:
+    result = await mnemos(url, "jobs", "submit", "--prompt", "Hi", "--wait")
+    assert (result.exit_code, result.stdout) == (0, "echo: Hi\n")
+
+
+async def test_a_failed_job_is_mirrored_by_the_exit_status(cortex: FakeCortex, url: str) -> None:
+    cortex.fail_prompts = {"Hi"}
+    result = await mnemos(url, "jobs", "submit", "--prompt", "Hi", "--wait")
+    assert result.exit_code == 1
+    assert "failed: Too big. (out_of_memory)" in result.stderr
+
+
+async def test_an_unknown_model_is_not_found(url: str) -> None:
+    result = await mnemos(url, "jobs", "submit", "--prompt", "Hi", "--model", "nope")
+    assert result.exit_code == 3
+    assert "There is no such model." in result.stderr
+
+
+async def test_listings_page_through_everything(cortex: FakeCortex, url: str) -> None:
+    for number in range(12):
+        await cortex.submit({"model": {"family": "tiny"}, "input": _prompt(f"p{number}")})
+    names = (await mnemos(url, "jobs", "list", "-o", "name", "--limit", "7")).stdout.split()
+    assert len(names) == 7
+    everything = await mnemos(url, "jobs", "list", "--all", "-o", "jsonl")
+    listed = [json.loads(line)["job_id"] for line in everything.stdout.splitlines()]
+    assert listed == list(reversed(cortex.jobs))
+    table = (await mnemos(url, "jobs", "list", "--status", "failed")).stderr
+    assert "No job fits." in table
+
+
+async def test_show_says_why_a_job_waits(cortex: FakeCortex, url: str) -> None:
+    cortex.hold = True
+    job, _ = await cortex.submit({"model": {"family": "tiny"}, "input": _prompt("Hi")})
+    result = await mnemos(url, "jobs", "show", job["job_id"])
+    assert result.exit_code == 0
+    assert "no worker is registered" in result.stdout
+    shown = await mnemos(url, "jobs", "show", job["job_id"], "-o", "json")
+    assert json.loads(shown.stdout)["job_id"] == job["job_id"]
+
+
+async def test_a_missing_job_is_3_and_a_wrong_state_is_6(cortex: FakeCortex, url: str) -> None:
+    missing = await mnemos(url, "jobs", "show", "job_nope", "-o", "json")
+    assert missing.exit_code == 3
+    assert json.loads(missing.stderr)["error"]["code"] == "job_not_found"
+    job, _ = await cortex.submit({"model": {"family": "tiny"}, "input": _prompt("Hi")})
+    assert (await mnemos(url, "jobs", "cancel", job["job_id"])).exit_code == 6
+    both = await mnemos(url, "jobs", "cancel", "job_nope", job["job_id"])
+    assert both.exit_code == 6
+    assert "job_nope: There is no job" in both.stderr
+
+
+async def test_watch_prints_every_token_once_over_a_cut_stream(
+    cortex: FakeCortex, url: str
+) -> None:
+    job, _ = await cortex.submit({"model": {"family": "tiny"}, "input": _prompt("Hi")})
+    words = ["Ein ", "Apfel\u2028", "fällt\n", "\r", "🍎", "."]
+    cortex.tokens[job["job_id"]] = words
+    cortex.cut_stream_after = 3
+    process = await spawn(url, "jobs", "watch", job["job_id"])
+    stdout, _ = await process.communicate()
+    assert stdout.decode() == "".join(words) + "\n"
+    assert process.returncode == 0
+
+
+async def test_chat_answers_one_question(cortex: FakeCortex, url: str) -> None:
+    process = await spawn(url, "chat", "Who are you?", "--system", "Be brief.")
+    _, stderr = await process.communicate()
+    assert process.returncode == 0, stderr
+    (job,) = cortex.jobs.values()
+    assert job["input"]["parameters"] == {"stream": True}
+    assert [turn["role"] for turn in job["input"]["messages"]] == ["system", "user"]
+
+
+async def test_workers_that_are_not_there(url: str) -> None:
+    assert "No worker is registered" in (await mnemos(url, "workers", "list")).stderr
+    assert (await mnemos(url, "workers", "show", "wrk_x")).exit_code == 3
+
+
+async def test_ctrl_c_stops_a_run_and_the_same_command_continues(
+    cortex: FakeCortex, url: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(f'{{"id": "q{n}", "prompt": "p{n}"}}\n' for n in range(60)))
+    words = ("run", str(source), "--model", "tiny", "-o", str(out), "--concurrency-window", "20")
+    cortex.hold = True
+    process = await spawn(url, *words)
+    await cortex.wait_for_jobs(20)
+    for job in list(cortex.jobs.values())[:9]:
+        await cortex._finish(job)
+    await until(lambda: out.exists() and len(out.read_text().splitlines()) == 9)
+    process.send_signal(signal.SIGINT)
+    _, stderr = await process.communicate()
+    assert process.returncode == 130
+    assert "the same command continues" in stderr.decode()
+    await cortex.release()
+    again = await mnemos(url, *words)
+    assert again.exit_code == 0, again.stderr
+    ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    assert sorted(ids) == sorted(f"q{n}" for n in range(60))
+    assert len(cortex.jobs) == 60
+    assert "60 of 60 lines answered" in again.stderr
+
+
+async def test_a_run_with_failures_exits_with_1(
+    cortex: FakeCortex, url: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('"good"\n{broken\n')
+    result = await mnemos(url, "run", str(source), "-m", "tiny", "-o", str(out))
+    assert result.exit_code == 1
+    assert "line 2: not JSON" in result.stderr
+    assert "1 of 2 lines answered, 1 failed" in result.stderr
+
+
+def _prompt(text: str) -> dict[str, object]:
+    return {"prompt": text, "parameters": {}}

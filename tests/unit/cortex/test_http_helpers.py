@@ -1,0 +1,103 @@
+"""mnemos.http: what every HTTP service of the platform shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import Body, FastAPI
+
+from mnemos.http import ApiError, HttpServer, PortUnavailableError, install_error_handling
+
+LIMIT = 1000
+
+
+def application() -> FastAPI:
+    app = FastAPI()
+    install_error_handling(app, max_body_bytes=LIMIT)
+
+    @app.post("/echo")
+    async def echo(body: dict[str, Any] = Body()) -> dict[str, Any]:  # noqa: B008  FastAPI's way
+        return body
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise RuntimeError("secret")
+
+    @app.get("/refuse")
+    async def refuse() -> None:
+        raise ApiError(503, "unavailable", "Not \ud800 now.", "it", {"Retry-After": "3"})
+
+    return app
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[httpx2.AsyncClient]:
+    server = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve())
+        await server.wait_ready()
+        base = f"http://127.0.0.1:{server.port}"
+        async with httpx2.AsyncClient(base_url=base, timeout=10) as client:
+            yield client
+        server.stop()
+
+
+async def test_a_body_without_announced_length_is_cut_off_too() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b" " * 300
+
+    headers = {"content-type": "application/json"}
+    async with serving() as client:
+        answer = await client.post("/echo", content=parts(), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+        fine = await client.post("/echo", json={"a": "b" * (LIMIT - 20)})
+        assert fine.status_code == 200
+
+
+async def test_a_failure_inside_is_a_500_that_tells_no_secret() -> None:
+    async with serving() as client:
+        answer = await client.get("/boom", headers={"x-request-id": "r1"})
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "r1"
+    assert answer.json()["error"]["code"] == "internal"
+    assert "secret" not in answer.text
+
+
+async def test_an_api_error_is_said_whole() -> None:
+    async with serving() as client:
+        answer = await client.get("/refuse")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+    expected = {"code": "unavailable", "message": "Not ? now.", "field": "it"}
+    assert answer.json() == {"error": expected}
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é"])
+async def test_an_odd_request_id_is_replaced(given: str) -> None:
+    async with serving() as client:
+        answer = await client.get("/nowhere", headers={b"x-request-id": given.encode("latin-1")})
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_busy_port_is_named_with_its_setting() -> None:
+    first = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+    port = first.bind()
+    try:
+        second = HttpServer(application(), "127.0.0.1", port, setting="TEST_PORT")
+        with pytest.raises(PortUnavailableError, match=f"127.0.0.1:{port}.*TEST_PORT"):
+            second.bind()
+    finally:
+        first.close()
+
+
+async def test_stopping_before_serving_and_twice_is_fine() -> None:
+    server = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+    server.stop()
+    server.stop()
+    async with asyncio.timeout(5):
+        await server.serve()

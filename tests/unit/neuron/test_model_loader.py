@@ -1,0 +1,269 @@
+"""Models' files: complete and verified on this machine, or not there at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron.clients.engram_client import EngramClient, RemoteFile
+from neuron.config import Settings
+from neuron.errors import (
+    ArtifactCorruptError,
+    InsufficientResourcesError,
+    InvalidInputError,
+    ModelNotFoundError,
+    StorageUnavailableError,
+)
+from neuron.services.model_cache import ModelCache, parse_manifest
+from neuron.services.model_loader import ModelLoaderService
+
+CONTENT = {"config.json": b"{}", "weights/part.bin": b"x" * 5000}
+
+
+class Genome:
+    """Knows what it is told, and can be down."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, dict[str, Any]] = {}
+        self.down = False
+
+    async def get_model(self, family: str, version: str) -> dict[str, Any]:
+        if self.down:
+            raise StorageUnavailableError("GENOME is down")
+        try:
+            return self.models[f"{family}:{version}"]
+        except KeyError:
+            raise ModelNotFoundError(f"no {family}:{version}") from None
+
+
+class CountingEngram:
+    """The real client on a folder, counting downloads."""
+
+    def __init__(self, root: Path) -> None:
+        self.client = EngramClient(f"file://{root}", "", "")
+        self.downloads = 0
+        self.began = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def download_files(
+        self,
+        object_path: str,
+        files: Sequence[RemoteFile],
+        local_dir: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        bucket: str | None = None,
+    ) -> None:
+        self.downloads += 1
+        self.began.set()
+        await self.gate.wait()
+        await self.client.download_files(object_path, files, local_dir, on_bytes, bucket)
+
+
+def describe(content: dict[str, bytes], path: str = "tiny/1") -> dict[str, Any]:
+    return {
+        "artifact_path": path,
+        "artifact": {"bucket": "mnemos-models", "path": path},
+        "files": [
+            {"path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in content.items()
+        ],
+    }
+
+
+def store(root: Path, content: dict[str, bytes], path: str = "tiny/1") -> None:
+    for name, data in content.items():
+        file = root / "mnemos-models" / path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
+@pytest.fixture
+def genome() -> Genome:
+    genome = Genome()
+    genome.models["tiny:1"] = describe(CONTENT)
+    return genome
+
+
+@pytest.fixture
+async def engram(tmp_path: Path) -> CountingEngram:
+    store(tmp_path / "engram", CONTENT)
+    return CountingEngram(tmp_path / "engram")
+
+
+@pytest.fixture
+def loader(tmp_path: Path, genome: Genome, engram: CountingEngram) -> ModelLoaderService:
+    settings = Settings(model_cache_dir=tmp_path / "cache")
+    return ModelLoaderService(settings, genome, engram)
+
+
+def nothing_left_behind(loader: ModelLoaderService) -> bool:
+    staging = loader.cache.cache_dir / ".staging"
+    return not staging.exists() or not list(staging.iterdir())
+
+
+async def test_a_model_is_downloaded_once_and_then_found(
+    loader: ModelLoaderService, engram: CountingEngram
+) -> None:
+    spoken: list[str] = []
+    path = await loader.load_model("tiny", "1", spoken.append)
+    again = await loader.load_model("tiny", "1")
+
+    assert path == again == loader.cache.cache_dir / "tiny" / "1"
+    assert (path / "weights/part.bin").read_bytes() == CONTENT["weights/part.bin"]
+    assert engram.downloads == 1
+    assert spoken[-1] == "downloading the model, 100 %"
+    assert nothing_left_behind(loader)
+
+
+async def test_many_who_ask_at_once_share_one_download(
+    loader: ModelLoaderService, engram: CountingEngram
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(loader.load_model("tiny", "1"))
+
+    assert engram.downloads == 1
+
+
+async def test_two_workers_that_share_a_cache_download_once(
+    loader: ModelLoaderService, genome: Genome, engram: CountingEngram
+) -> None:
+    other = ModelLoaderService(loader.settings, genome, engram)
+    engram.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(loader.load_model("tiny", "1"))
+        group.create_task(other.load_model("tiny", "1"))
+        async with asyncio.timeout(5):
+            await engram.began.wait()
+        engram.gate.set()
+
+    assert engram.downloads == 1
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "shorter", "missing"])
+async def test_damage_is_found_and_nothing_is_kept(
+    tmp_path: Path, loader: ModelLoaderService, damage: str
+) -> None:
+    file = tmp_path / "engram/mnemos-models/tiny/1/weights/part.bin"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"y" * (5000 if damage == "other bytes" else 4999))
+
+    with pytest.raises(ArtifactCorruptError, match=r"weights/part\.bin"):
+        await loader.load_model("tiny", "1")
+
+    assert nothing_left_behind(loader)
+    assert loader.cache.get("tiny:1") is None
+
+
+async def test_a_cancelled_download_leaves_nothing(
+    loader: ModelLoaderService, engram: CountingEngram
+) -> None:
+    engram.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(loader.load_model("tiny", "1"))
+        async with asyncio.timeout(5):
+            await engram.began.wait()
+        task.cancel()
+
+    assert nothing_left_behind(loader)
+    assert loader.cache.get("tiny:1") is None
+
+
+async def test_another_digest_is_fetched_anew(
+    tmp_path: Path, loader: ModelLoaderService, genome: Genome
+) -> None:
+    path = await loader.load_model("tiny", "1")
+    changed = CONTENT | {"config.json": b'{"changed": true}'}
+    store(tmp_path / "engram", changed)
+    genome.models["tiny:1"] = describe(changed)
+
+    await loader.load_model("tiny", "1")
+
+    assert (path / "config.json").read_bytes() == changed["config.json"]
+    assert nothing_left_behind(loader)
+
+
+async def test_a_cache_with_a_hole_is_fetched_anew(
+    loader: ModelLoaderService, engram: CountingEngram
+) -> None:
+    path = await loader.load_model("tiny", "1")
+    (path / "config.json").unlink()
+
+    await loader.load_model("tiny", "1")
+
+    assert engram.downloads == 2
+    assert (path / "config.json").exists()
+
+
+async def test_genome_down_is_no_reason_to_stop_with_a_cache(
+    loader: ModelLoaderService, genome: Genome
+) -> None:
+    path = await loader.load_model("tiny", "1")
+    genome.down = True
+
+    assert await loader.load_model("tiny", "1") == path
+    with pytest.raises(StorageUnavailableError):
+        await loader.load_model("tiny", "2")
+
+
+async def test_a_model_that_does_not_exist_is_said_so(loader: ModelLoaderService) -> None:
+    with pytest.raises(ModelNotFoundError):
+        await loader.load_model("tiny", "99")
+
+
+async def test_a_model_over_the_limit_is_refused_before_anything_is_fetched(
+    tmp_path: Path, genome: Genome, engram: CountingEngram
+) -> None:
+    settings = Settings(model_cache_dir=tmp_path / "cache", max_model_size_gb=1e-6)
+
+    with pytest.raises(InsufficientResourcesError, match="NEURON_MAX_MODEL_SIZE_GB"):
+        await ModelLoaderService(settings, genome, engram).load_model("tiny", "1")
+    assert engram.downloads == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "version"),
+    [("../x", "1"), ("x", ".."), ("a/b", "1"), ("", "1"), ("x", "1\0"), ("/etc", "1"), (".x", "1")],
+)
+async def test_names_that_lead_out_of_the_cache_are_refused(
+    loader: ModelLoaderService, family: str, version: str
+) -> None:
+    with pytest.raises(InvalidInputError):
+        await loader.load_model(family, version)
+    assert not loader.cache.cache_dir.exists() or nothing_left_behind(loader)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/passwd", "a/../../x", "a\\b", "", "a\0b", ".manifest.json"]
+)
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(path: str) -> None:
+    with pytest.raises(ArtifactCorruptError):
+        parse_manifest(describe({path: b""}), "tiny", "1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": []}, {"files": None}, {"files": [{"path": "x"}]}, {"artifact_path": "../x"}],
+)
+def test_a_manifest_that_says_nothing_sound_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactCorruptError):
+        parse_manifest(describe(CONTENT) | change, "tiny", "1")
+
+
+def test_what_dead_processes_left_is_removed_and_what_live_ones_do_is_not(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path)
+    mine = cache.new_staging()
+    (tmp_path / ".staging" / "999999999-dead-1").mkdir()
+
+    assert cache.remove_strays() == 1
+    assert mine.exists()
+    assert mine.name.startswith(str(os.getpid()))
