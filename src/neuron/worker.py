@@ -229,6 +229,7 @@ class NEURONWorker:
         if self._lifecycle.phase is WorkerPhase.STARTING:
             self._lifecycle.enter(WorkerPhase.IDLE)
             self.ready.set()
+            parts.heartbeat.poke()
             logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)
             await self._stop_requested.wait()
         await self._drain(parts)
@@ -377,7 +378,10 @@ class NEURONWorker:
     def _on_activity(self) -> None:
         if self._lifecycle.is_running and self._parts is not None:
             busy = bool(self._parts.executor.active_jobs)
+            before = self._lifecycle.phase
             self._lifecycle.enter(WorkerPhase.BUSY if busy else WorkerPhase.IDLE)
+            if self._lifecycle.phase is not before:
+                self._parts.heartbeat.poke()
 
     @staticmethod
     def _lacking_runtimes(parts: WorkerParts) -> list[str]:

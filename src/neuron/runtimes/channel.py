@@ -15,8 +15,8 @@ M = TypeVar("M")
 class Channel(asyncio.Protocol, Generic[M]):
     """One end of a socket pair. All methods belong to the event loop's thread.
 
-    `on_message` gets every message, in order; `on_closed` is called once, with the reason or
-    with None when the other side simply went away.
+    `on_message` gets every message, in order; `on_closed` is called once: with None when the
+    other side went away, or with what made its bytes unreadable.
     """
 
     def __init__(
@@ -87,7 +87,4 @@ class Channel(asyncio.Protocol, Generic[M]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._writable.set()
-        reason = self._reason or (str(exc) if exc is not None else None)
-        if reason is None and self._decoder.is_inside_frame:
-            reason = "the connection ended inside a message"
-        self._on_closed(reason)
+        self._on_closed(self._reason)

@@ -31,6 +31,7 @@ __all__ = ["EngineClient", "EngineLogLine"]
 
 PING_SECONDS = 5.0
 _REAP_SECONDS = 5.0
+_HANG_UP_SECONDS = 1.0
 _LAST_WORDS = 3
 
 Answer = messages.DataToWorker | None
@@ -291,13 +292,15 @@ class EngineClient:
         if self._process is not None:
             if not self._stopping:
                 self._process.when_closed(self._fail_everything)
-            if reason is not None:
-                self._process.kill()
+            # A process that hangs up is dying; one that is not must not live on unheard.
+            delay = _HANG_UP_SECONDS if reason is None else 0
+            asyncio.get_running_loop().call_later(delay, self._process.kill)
 
     def _fail_everything(self) -> None:
         """Raise in all who wait, now that the cause and the last words are known."""
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(self._death())
+            self._loading.exception()  # seen: where nobody waits any more, it is no news
         for answers in self._requests.values():
             answers.put_nowait(None)
 

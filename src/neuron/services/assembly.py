@@ -70,7 +70,12 @@ class WorkerParts:
 
     def capabilities(self) -> WorkerCapabilities:
         """Return what this worker can run, now."""
-        return capabilities_of(self.settings, self.unavailable, self.executor.max_concurrent)
+        return capabilities_of(
+            self.settings,
+            self.unavailable,
+            self.executor.max_concurrent,
+            gpu=bool(self.monitor.gpu_devices),
+        )
 
 
 def assemble(

@@ -23,6 +23,9 @@ from .service import Service, sleep_or_event
 logger = structlog.get_logger(__name__)
 tracer = trace.get_tracer(__name__)
 
+LEAST_GAP_SECONDS = 1.0
+"""Between two heartbeats, however much changes."""
+
 
 class HeartbeatClient(Protocol):
     """What heartbeats ask of a CORTEX client."""
@@ -101,7 +104,7 @@ class HeartbeatService(Service):
         logger.info("heartbeat_service_initialized", worker_id=worker_id, interval=interval_seconds)
 
     def poke(self) -> None:
-        """Send the next heartbeat now: something worth telling has changed."""
+        """Send the next heartbeat soon: something worth telling has changed."""
         self._poke.set()
 
     async def run(self) -> None:
@@ -120,7 +123,9 @@ class HeartbeatService(Service):
             else:
                 self.consecutive_failures = 0
                 backoff.reset()
-                await sleep_or_event(self._poke, self.interval_seconds)
+                gap = min(LEAST_GAP_SECONDS, self.interval_seconds)
+                await asyncio.sleep(gap)
+                await sleep_or_event(self._poke, self.interval_seconds - gap)
 
     async def run_once(self) -> None:
         """Send a single heartbeat and pass its answer on."""

@@ -8,7 +8,12 @@ from typing import Protocol
 
 import structlog
 
-from ..errors import CortexUnavailableError, NeuronError
+from ..errors import (
+    ConfigurationError,
+    CortexUnavailableError,
+    InvalidInputError,
+    NeuronError,
+)
 from ..models.worker import WorkerInfo, WorkerRegistration
 from ..utils.retry import Backoff
 
@@ -45,7 +50,11 @@ class Registrar:
         self._generation = 0
 
     async def register(self) -> None:
-        """Register, trying again for as long as CORTEX cannot be reached."""
+        """Register, trying again for as long as CORTEX cannot be reached.
+
+        Raises:
+            ConfigurationError: CORTEX does not take a worker with these settings.
+        """
         backoff = Backoff(initial=0.2, maximum=5.0)
         while True:
             try:
@@ -54,6 +63,8 @@ class Registrar:
                 delay = backoff.next_delay()
                 logger.warning("waiting_for_cortex", error=error.message, retry_in=round(delay, 2))
                 await asyncio.sleep(delay)
+            except InvalidInputError as error:
+                raise ConfigurationError(error.message) from error
             else:
                 return
 

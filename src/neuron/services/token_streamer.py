@@ -51,19 +51,20 @@ class TokenStream:
         self.buffer = buffer
         self.done = asyncio.Event()
         """Set when everything is acknowledged, or nobody wants it any more."""
+        self.counted_bytes = 0
 
     async def send(self, text: str, token_ids: list[int]) -> None:
         """Add one delta; waits only while too much is unacknowledged, over all jobs."""
         if not self.buffer.closed:
             self.buffer.add(text, token_ids)
-            self._streamer.note_added(self.buffer)
+            self._streamer.note_added(self)
             await self._streamer.wait_for_room()
 
     async def finish(self, metadata: dict[str, Any]) -> None:
         """Send the last chunk and return when CORTEX has acknowledged every one."""
         if not self.buffer.closed:
             self.buffer.finish(metadata)
-            self._streamer.note_added(self.buffer)
+            self._streamer.note_added(self)
         await self.done.wait()
 
     def close(self) -> None:
@@ -98,6 +99,7 @@ class TokenStreamer(Service):
         self._room.set()
         self._next_wake = math.inf
         self._progress_at = self._clock()
+        self._bytes = 0
 
     def open(self, ref: AttemptRef) -> TokenStream:
         """Begin to carry an attempt's tokens."""
@@ -110,17 +112,17 @@ class TokenStreamer(Service):
         stream.done.set()
         if self._streams.get(stream.buffer.ref) is stream:
             del self._streams[stream.buffer.ref]
-        self._note_memory()
+        self._recount(stream)
 
-    def note_added(self, buffer: TokenBuffer) -> None:
-        """Wake the sender if it would otherwise sleep past the time the tokens are due."""
-        if buffer.due < self._next_wake:
+    def note_added(self, stream: TokenStream) -> None:
+        """Count the tokens, and wake the sender if it would sleep past the time they are due."""
+        self._recount(stream)
+        if stream.buffer.due < self._next_wake:
             self._wake.set()
 
     async def wait_for_room(self) -> None:
         """Wait while the unacknowledged tokens of all jobs take too much memory."""
-        if self._note_memory() > self._limit:
-            await self._room.wait()
+        await self._room.wait()
 
     async def run(self) -> None:
         """Send and receive until cancelled, over as many streams as it takes."""
@@ -186,7 +188,8 @@ class TokenStreamer(Service):
             for ack in acks:
                 self._apply(ack)
             self._progress_at = self._clock()
-            self._note_memory()
+            if self._metrics is not None:
+                self._metrics.unacknowledged_bytes.set(self._bytes)
         raise CortexUnavailableError("CORTEX closed the token stream")
 
     def _apply(self, ack: StreamAck) -> None:
@@ -198,6 +201,7 @@ class TokenStreamer(Service):
             self._keeper.lose(ack.ref, LeaseLoss.STALE)
             return
         stream.buffer.acknowledge(ack.next_sequence)
+        self._recount(stream)
         if ack.verdict is Verdict.CANCELLED:
             self._keeper.lose(ack.ref, LeaseLoss.CANCELLED)
         if stream.buffer.drained:
@@ -206,12 +210,10 @@ class TokenStreamer(Service):
     def _outstanding(self) -> bool:
         return any(s.buffer.unacknowledged or s.buffer.has_unsent for s in self._streams.values())
 
-    def _note_memory(self) -> int:
-        total = sum(stream.buffer.size_bytes for stream in self._streams.values())
-        if total > self._limit:
+    def _recount(self, stream: TokenStream) -> None:
+        self._bytes += stream.buffer.size_bytes - stream.counted_bytes
+        stream.counted_bytes = stream.buffer.size_bytes
+        if self._bytes > self._limit:
             self._room.clear()
         else:
             self._room.set()
-        if self._metrics is not None:
-            self._metrics.unacknowledged_bytes.set(total)
-        return total

@@ -116,7 +116,8 @@ async def test_a_hub_model_is_published_without_its_pickles(
     assert status == 0, said
     assert "name:0123456789ab is ready" in said
     stored = tmp_path / "data" / "engram" / "mnemos-models" / "name" / "0123456789ab"
-    assert {path.name for path in stored.iterdir()} == {"config.json", "model.safetensors"}
+    names = {path.name for path in stored.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md"}
     assert not (tmp_path / "data" / "cache" / "hub" / "org--name" / COMMIT).exists()
     again = await pull(hub, genome, tmp_path, "hf://org/name")
     assert (again[0], again[1].splitlines()[-1]) == (0, "name:0123456789ab is here already.")

@@ -91,11 +91,11 @@ async def spawn_and_end(data_dir: Path) -> int:
         return process.returncode or 0
 
 
-@pytest.mark.parametrize("flag", PORTS[:3])
+@pytest.mark.parametrize("flag", PORTS)
 async def test_a_busy_port_is_named_with_its_flag(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = await spawn(tmp_path, "--no-worker", flag, str(port))
+        process = await spawn(tmp_path, flag, str(port))
         _, stderr = await process.communicate()
     assert process.returncode == 1
     assert str(port) in stderr.decode()

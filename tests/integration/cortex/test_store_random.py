@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -172,7 +173,7 @@ async def _check_log(tools: StoreTools, job_id: str) -> None:
         JobState(json.loads(event.data)["status"]) for event in events if event.kind == "state"
     ]
     assert states[0] is JobState.PENDING
-    for source, target in zip(states, states[1:], strict=False):
+    for source, target in itertools.pairwise(states):
         assert target in TRANSITIONS[source] or target is source
     job = await tools.store.get_job(job_id)
     assert states[-1] is job.status

@@ -173,3 +173,29 @@ async def test_cortex_can_shut_a_worker_down_and_restart_it(
 
     assert worker.exit_code == EXIT_RESTART
     assert cortex.deregistered
+
+
+async def test_a_worker_that_still_waits_for_cortex_stops_at_once(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    await cortex.down()
+    async with start_worker(ready=False) as worker:
+        await stopped(worker)
+
+    assert worker.phase is WorkerPhase.STOPPED
+    assert cortex.registrations == []
+
+
+async def test_a_worker_without_a_runtime_says_so_and_takes_nothing(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with start_worker(supported_runtimes="vllm") as worker:
+        await cortex.until(
+            lambda: any(beat.status == pb.WORKER_STATUS_ERROR for beat in cortex.heartbeats)
+        )
+        assert "vllm" in str(worker.not_ready_because())
+
+    (registration,) = cortex.registrations
+    assert list(registration.capabilities.supported_runtimes) == []
+    assert "vllm" in registration.capabilities.unavailable_runtimes
+    assert cortex.acquires == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -234,15 +235,9 @@ def watch_job(job_id: str, cortex_url: str, output: Format) -> None:
 
 
 def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -> None:
-    from ..http import CortexClient, run_async
-    from ..watching import (
-        StatePrinter,
-        exit_code_of,
-        failure_sentence,
-        follow,
-        ignore_state,
-        write_token,
-    )
+    """Follow a job to its end and leave with the status that mirrors it."""
+    from ..http import run_async
+    from ..watching import exit_code_of, failure_sentence, write_token
 
     human = output is Format.TABLE
     shown: list[str] = []
@@ -252,29 +247,31 @@ def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -
         if human and show_tokens:
             write_token(text)
 
-    async def watch() -> dict[str, Any]:
-        async with CortexClient(cortex_url) as cortex:
-            return await follow(
-                cortex,
-                job_id,
-                on_token=on_token,
-                on_state=StatePrinter() if human else ignore_state,
-            )
-
     try:
-        job = run_async(watch())
+        job = run_async(_follow(job_id, cortex_url, on_token, tell_states=human))
     except KeyboardInterrupt:
         note(f"\nThe job goes on; come back with: mnemos jobs watch {job_id}")
         raise
     if not human:
         emit_record(job, output, name="job_id")
-    elif not (show_tokens and shown):
-        _print_result(job)
-    else:
+    elif show_tokens and shown:
         click.echo()
+    else:
+        _print_result(job)
     if job["status"] != "completed":
         note(failure_sentence(job))
     raise click.exceptions.Exit(exit_code_of(job))
+
+
+async def _follow(
+    job_id: str, cortex_url: str, on_token: Callable[[str], None], *, tell_states: bool
+) -> dict[str, Any]:
+    from ..http import CortexClient
+    from ..watching import StatePrinter, follow, ignore_state
+
+    on_state = StatePrinter() if tell_states else ignore_state
+    async with CortexClient(cortex_url) as cortex:
+        return await follow(cortex, job_id, on_token=on_token, on_state=on_state)
 
 
 def _print_result(job: dict[str, Any]) -> None:

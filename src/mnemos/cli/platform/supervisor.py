@@ -62,6 +62,7 @@ class Supervisor:
             worker.stop()
 
     async def _run_servers(self) -> None:
+        check_worker_ports(self._options)
         async with AsyncExitStack() as servers:
             genome = await servers.enter_async_context(genome_server(self._options))
             cortex = await servers.enter_async_context(cortex_server(self._options, genome.port))
@@ -124,6 +125,18 @@ def cortex_server(options: UpOptions, genome_port: int) -> CortexServer:
             genome_url=f"http://{reachable(options.host)}:{genome_port}",
         )
     )
+
+
+def check_worker_ports(options: UpOptions) -> None:
+    """Raise PortUnavailableError for a port that a worker could not have.
+
+    The workers would find it out themselves, but only in their logs.
+    """
+    from mnemos.http import bind_socket
+
+    if options.worker_port:
+        for index in range(options.workers):
+            bind_socket(options.host, options.worker_port + index, "--worker-port").close()
 
 
 def addresses(options: UpOptions, cortex: CortexServer, genome: GenomeServer) -> Addresses:

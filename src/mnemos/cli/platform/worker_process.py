@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 from .options import Addresses, UpOptions
@@ -87,7 +88,10 @@ class WorkerProcess:
             self._say(f"{self.name} has ended as it was asked to.")
             return False
         if status == EXIT_CONFIG:
-            self._say(f"{self.name} cannot work with its settings (exit 78); not started again.")
+            log = f" Its log is {self._log_path}." if self._options.quiet else ""
+            self._say(
+                f"{self.name} cannot work with its settings (exit 78); not started again.{log}"
+            )
             return False
         if status != EXIT_RESTART:
             self._say(f"{self.name} died ({_cause(status)}); starting it again.")
@@ -168,7 +172,11 @@ class WorkerProcess:
 
     def _open_log(self) -> IO[bytes]:
         self._options.logs_dir.mkdir(parents=True, exist_ok=True)
-        return (self._options.logs_dir / f"{self.name}.log").open("ab")
+        return self._log_path.open("ab")
+
+    @property
+    def _log_path(self) -> Path:
+        return self._options.logs_dir / f"{self.name}.log"
 
 
 def worker_environment(index: int, options: UpOptions, where: Addresses) -> dict[str, str]:
