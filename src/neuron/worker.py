@@ -17,8 +17,8 @@ from .models.action import Action
 from .models.worker import WorkerAction, WorkerStatus
 from .services.assembly import WorkerParts, assemble
 from .services.engine_pool import EngineFactory
-from .services.heartbeat import WorkerReport
-from .services.lifecycle import Lifecycle, WorkerPhase
+from .services.lifecycle import WorkerPhase
+from .services.self_view import WorkerSelfView
 from .utils.concurrency import until_first
 from .utils.logging import configure_logging, set_log_level
 from .utils.metrics import WorkerMetrics
@@ -43,13 +43,12 @@ class NEURONWorker:
 
     def __init__(self, settings: Settings, *, engine_factory: EngineFactory | None = None) -> None:
         self.settings = settings
-        self.metrics = WorkerMetrics()
+        self.view = WorkerSelfView(settings, WorkerMetrics())
+        """How the worker looks from outside; the API shows it."""
         self.ready = asyncio.Event()
         """Set once the worker is registered and takes jobs."""
         self.exit_code = EXIT_CLEAN
-        self.paused = False
         self._engine_factory = engine_factory
-        self._lifecycle = Lifecycle()
         self._parts: WorkerParts | None = None
         self._api: Any = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -57,105 +56,27 @@ class NEURONWorker:
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._stop_reason = ""
         self._drain_seconds = settings.shutdown_timeout
-        self._config_error = ""
-
-    # ------------------------------------------------------------ what others see
 
     @property
     def worker_id(self) -> str | None:
         """The id that CORTEX gave; None before the first registration."""
-        parts = self._parts
-        return parts.registrar.worker_id if parts and parts.registrar.registered else None
+        return self.view.worker_id
 
     @property
     def status(self) -> WorkerStatus:
         """What CORTEX is told."""
-        parts = self._parts
-        if self._lifecycle.is_running and parts is not None and not parts.offers_a_runtime:
-            return WorkerStatus.ERROR
-        return self._lifecycle.status
+        return self.view.status
 
     @property
     def phase(self) -> WorkerPhase:
         """Where the worker is in its life."""
-        return self._lifecycle.phase
+        return self.view.lifecycle.phase
 
     @property
     def api_port(self) -> int:
         """The port that the API is served on."""
         return self._api.port if self._api else self.settings.api_port
-
-    def not_ready_because(self) -> list[str]:
-        """Say why no jobs are taken; empty if they are."""
-        reasons = []
-        parts = self._parts
-        if self._lifecycle.phase in (WorkerPhase.SHUTTING_DOWN, WorkerPhase.STOPPED):
-            reasons.append(f"the worker shuts down ({self._stop_reason})")
-        elif not self._lifecycle.is_running:
-            reasons.append(f"the worker is {self._lifecycle.phase.value}")
-        if parts is None:
-            return reasons
-        if not parts.registrar.registered:
-            reasons.append("the worker is not registered with CORTEX")
-        if parts.cortex.last_error is not None:
-            reasons.append(f"CORTEX: {parts.cortex.last_error}")
-        if self.paused:
-            reasons.append("the worker is paused")
-        if not parts.offers_a_runtime:
-            reasons.extend(self._lacking_runtimes(parts))
-        return reasons
-
-    def warnings(self) -> list[str]:
-        """Say what is wrong but does not keep jobs away."""
-        parts = self._parts
-        if parts is None:
-            return []
-        warnings = list(parts.neighbours.warnings)
-        if parts.offers_a_runtime:
-            warnings.extend(self._lacking_runtimes(parts))
-        return [*warnings, self._config_error] if self._config_error else warnings
-
-    def info(self) -> dict[str, Any]:
-        """Describe the worker; no secrets."""
-        described: dict[str, Any] = {
-            "worker_id": self.worker_id,
-            "hostname": self.settings.hostname,
-            "status": self.status.value,
-            "state": self._lifecycle.phase.value,
-            "paused": self.paused,
-            "settings": self.settings.shown(),
-        }
-        if parts := self._parts:
-            latest = parts.monitor.latest
-            described |= {
-                "capabilities": parts.capabilities().model_dump(mode="json"),
-                "models": [m.model_dump(mode="json") for m in parts.engines.loaded_models],
-                "current_jobs": parts.executor.get_active_job_ids(),
-                "total_jobs_completed": parts.executor.total_completed,
-                "total_jobs_failed": parts.executor.total_failed,
-                "resources": latest.model_dump(mode="json") if latest else None,
-            }
-        return described
-
-    def refresh_metrics(self) -> None:
-        """Bring the gauges up to date."""
-        self.metrics.worker.info(
-            {
-                "worker_id": self.worker_id or "",
-                "version": self.settings.version,
-                "hostname": self.settings.hostname,
-            }
-        )
-        self.metrics.ready.set(0 if self.not_ready_because() else 1)
-        if self._parts is not None:
-            slots = self._parts.executor.slots
-            busy = len(self._parts.executor.active_jobs)
-            self.metrics.slots.labels("total").set(slots.capacity)
-            self.metrics.slots.labels("busy").set(min(busy, slots.taken))
-            self.metrics.slots.labels("asked_for").set(max(0, slots.taken - busy))
-            self.metrics.slots.labels("free").set(slots.free)
 
     # ------------------------------------------------------------ its life
 
@@ -165,15 +86,15 @@ class NEURONWorker:
         Raises:
             ConfigurationError: these settings cannot work here.
         """
-        self._lifecycle.enter(WorkerPhase.INITIALIZING)
+        self.view.lifecycle.enter(WorkerPhase.INITIALIZING)
         try:
             await self._serve()
         except* ConfigurationError as group:
             raise _innermost(group) from None
         finally:
-            self._lifecycle.enter(WorkerPhase.STOPPED)
+            self.view.lifecycle.enter(WorkerPhase.STOPPED)
             self._stopped.set()
-            logger.info("worker_stopped", reason=self._stop_reason)
+            logger.info("worker_stopped", reason=self.view.stop_reason)
 
     async def shutdown(self, reason: str = "asked for") -> None:
         """Drain, and return when the worker has stopped."""
@@ -184,7 +105,7 @@ class NEURONWorker:
         """Begin to drain: running jobs may take shutdown_timeout, or `deadline_seconds`."""
         if self._stop_requested.is_set():
             return
-        self._stop_reason = reason
+        self.view.stop_reason = reason
         if deadline_seconds is not None:
             self._drain_seconds = deadline_seconds
         logger.info("shutdown_requested", reason=reason, jobs_may_take=self._drain_seconds)
@@ -206,10 +127,15 @@ class NEURONWorker:
         from .api.server import ApiServer
         from .main import create_app
 
-        self._api = ApiServer(create_app(self), self.settings.api_host, self.settings.api_port)
+        self._api = ApiServer(create_app(self.view), self.settings.api_host, self.settings.api_port)
         self._api.bind()
-        parts = self._parts = assemble(
-            self.settings, self.metrics, self, self._report, self._on_activity, self._engine_factory
+        parts = self._parts = self.view.parts = assemble(
+            self.settings,
+            self.view.metrics,
+            self,
+            self.view.report,
+            self._on_activity,
+            self._engine_factory,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -226,8 +152,8 @@ class NEURONWorker:
 
     async def _live(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
         await until_first(self._begin(parts, tasks), self._stop_requested.wait())
-        if self._lifecycle.phase is WorkerPhase.STARTING:
-            self._lifecycle.enter(WorkerPhase.IDLE)
+        if self.view.lifecycle.phase is WorkerPhase.STARTING:
+            self.view.lifecycle.enter(WorkerPhase.IDLE)
             self.ready.set()
             parts.heartbeat.poke()
             logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)
@@ -237,10 +163,10 @@ class NEURONWorker:
     async def _begin(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
         await asyncio.to_thread(parts.loader.cache.remove_strays)
         await parts.monitor.start()
-        self._lifecycle.enter(WorkerPhase.CONNECTING)
+        self.view.lifecycle.enter(WorkerPhase.CONNECTING)
         await parts.cortex.connect()
         await parts.neighbours.start(tasks)
-        self._lifecycle.enter(WorkerPhase.REGISTERING)
+        self.view.lifecycle.enter(WorkerPhase.REGISTERING)
         await parts.registrar.register()
         for service in (parts.leases, parts.results, parts.statuses, parts.tokens):
             await service.start(tasks)
@@ -248,12 +174,12 @@ class NEURONWorker:
         await parts.executor.start(tasks)
         await parts.heartbeat.start(tasks)
         await parts.listener.start(tasks)
-        self._lifecycle.enter(WorkerPhase.STARTING)
+        self.view.lifecycle.enter(WorkerPhase.STARTING)
         await self._follow_pause(parts, tasks)
 
     async def _drain(self, parts: WorkerParts) -> None:
         """No new jobs; those running finish or go back; their results arrive."""
-        self._lifecycle.enter(WorkerPhase.SHUTTING_DOWN)
+        self.view.lifecycle.enter(WorkerPhase.SHUTTING_DOWN)
         if not parts.executor.running:
             return
         parts.heartbeat.poke()
@@ -295,7 +221,9 @@ class NEURONWorker:
             return
         try:
             async with asyncio.timeout(DEREGISTER_SECONDS):
-                await parts.cortex.deregister_worker(parts.registrar.worker_id, self._stop_reason)
+                await parts.cortex.deregister_worker(
+                    parts.registrar.worker_id, self.view.stop_reason
+                )
         except (NeuronError, TimeoutError) as error:
             logger.warning("deregistration_failed", error=str(error) or type(error).__name__)
 
@@ -328,14 +256,14 @@ class NEURONWorker:
         parts.heartbeat.poke()
 
     def _set_paused(self, *, paused: bool) -> None:
-        self.paused = paused
+        self.view.paused = paused
         if self._tasks is not None and self._parts is not None:
             self._tasks.create_task(self._follow_pause(self._parts, self._tasks))
 
     async def _follow_pause(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
         """Poll while it makes sense: not paused, not draining, and with something to offer."""
         async with self._polling:
-            wanted = not self.paused and parts.offers_a_runtime
+            wanted = not self.view.paused and parts.offers_a_runtime
             if self._stop_requested.is_set() or not wanted:
                 await parts.poller.stop()
             elif not parts.poller.running:
@@ -345,10 +273,12 @@ class NEURONWorker:
         try:
             wanted = ChangeableSettings.model_validate(config)
         except ValidationError as error:
-            self._config_error = f"update_config was refused: {describe_validation_error(error)}"
-            logger.error("config_update_refused", error=self._config_error)
+            self.view.config_error = (
+                f"update_config was refused: {describe_validation_error(error)}"
+            )
+            logger.error("config_update_refused", error=self.view.config_error)
             return
-        self._config_error = ""
+        self.view.config_error = ""
         if wanted.log_level is not None:
             set_log_level(wanted.log_level)
         if wanted.heartbeat_interval is not None:
@@ -359,34 +289,9 @@ class NEURONWorker:
                 self._tasks.create_task(parts.registrar.register_again())
         logger.info("config_updated", **wanted.model_dump(exclude_none=True))
 
-    # ------------------------------------------------------------ what CORTEX is told
-
-    def _report(self) -> WorkerReport:
-        parts = self._parts
-        assert parts is not None
-        reasons = [] if self._lifecycle.phase is WorkerPhase.STARTING else self.not_ready_because()
-        return WorkerReport(
-            status=self.status,
-            status_reason="; ".join([*reasons, *self.warnings()]),
-            models=parts.engines.loaded_models,
-            attempts=parts.leases.refs,
-            acknowledged_action_ids=parts.inbox.unacknowledged,
-            total_completed=parts.executor.total_completed,
-            total_failed=parts.executor.total_failed,
-        )
-
     def _on_activity(self) -> None:
-        if self._lifecycle.is_running and self._parts is not None:
-            busy = bool(self._parts.executor.active_jobs)
-            before = self._lifecycle.phase
-            self._lifecycle.enter(WorkerPhase.BUSY if busy else WorkerPhase.IDLE)
-            if self._lifecycle.phase is not before:
-                self._parts.heartbeat.poke()
-
-    @staticmethod
-    def _lacking_runtimes(parts: WorkerParts) -> list[str]:
-        asked = parts.settings.supported_runtimes
-        return [reason for runtime, reason in parts.unavailable.items() if runtime in asked]
+        if self.view.note_activity() and self._parts is not None:
+            self._parts.heartbeat.poke()
 
 
 def _innermost(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from ..errors import InvalidInputError, NeuronError
+from ..errors import EngineCrashedError, InvalidInputError, NeuronError
 from ..models.job import JobInput, ResumeState
 from . import messages
 from .base import BaseRuntime, EngineSettings, RuntimeStats
@@ -37,6 +37,8 @@ _RECEIVE_BYTES = 65536
 EXIT_LOAD_FAILED = 3
 EXIT_ORPHANED = 4
 EXIT_BAD_FRAME = 5
+EXIT_LOST = 6
+_LAST_FRAMES_SECONDS = 0.2
 
 
 class ControlThread(threading.Thread):
@@ -170,6 +172,10 @@ class Engine:
             self._data.send(
                 messages.Failed(execute.request_id, failure.code, failure.message, failure.details)
             )
+            if isinstance(failure, EngineCrashedError) and not self._shutdown.is_set():
+                # The device is lost: the worker shall see this process die and start another.
+                assert self._loop is not None
+                self._loop.call_later(_LAST_FRAMES_SECONDS, _exit, EXIT_LOST, failure.message)
 
     async def _generate(self, execute: messages.Execute) -> None:
         assert self._runtime is not None

@@ -48,9 +48,7 @@ class WorkerMetrics:
         self.gpu_memory_available = self._gauge(
             "neuron_gpu_memory_available_bytes", "GPU memory available.", "gpu"
         )
-        self.gpu_utilization = self._gauge(
-            "neuron_gpu_utilization_percent", "GPU in use.", "gpu"
-        )
+        self.gpu_utilization = self._gauge("neuron_gpu_utilization_percent", "GPU in use.", "gpu")
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

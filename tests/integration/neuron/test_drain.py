@@ -133,7 +133,7 @@ async def test_pause_takes_no_jobs_and_resume_takes_them_again(
         assert job.state == "pending"
         cortex.act(pb.ACTION_KIND_RESUME)
         await cortex.until(lambda: job.state == "done")
-        assert worker.not_ready_because() == []
+        assert worker.view.not_ready_because() == []
 
 
 async def test_an_action_counts_once_although_both_ways_bring_it(
@@ -149,7 +149,7 @@ async def test_an_action_counts_once_although_both_ways_bring_it(
         heartbeats = len(cortex.heartbeats)
         await cortex.until(lambda: len(cortex.heartbeats) > heartbeats + 3)
 
-        assert worker.info()["capabilities"]["max_concurrent_jobs"] == 7
+        assert worker.view.info()["capabilities"]["max_concurrent_jobs"] == 7
     assert len(cortex.registrations) == 2, "the action was carried out twice"
 
 
@@ -193,7 +193,7 @@ async def test_a_worker_without_a_runtime_says_so_and_takes_nothing(
         await cortex.until(
             lambda: any(beat.status == pb.WORKER_STATUS_ERROR for beat in cortex.heartbeats)
         )
-        assert "vllm" in str(worker.not_ready_because())
+        assert "vllm" in str(worker.view.not_ready_because())
 
     (registration,) = cortex.registrations
     assert list(registration.capabilities.supported_runtimes) == []

@@ -22,7 +22,9 @@ async def test_a_job_whose_lease_went_to_another_stops_without_a_word(
         job = cortex.submit("job_1", "hang")
         await cortex.until(lambda: "executing" in job.statuses)
         job.holder = "wrk_other"
-        await cortex.until(lambda: not worker.info()["current_jobs"] and bool(cortex.heartbeats))
+        await cortex.until(
+            lambda: not worker.view.info()["current_jobs"] and bool(cortex.heartbeats)
+        )
 
     assert engines.made[0].cancelled == ["hang"]
     assert job.result is None

@@ -34,7 +34,7 @@ async def test_a_worker_waits_for_a_cortex_that_is_not_up_yet(
 ) -> None:
     await cortex.down()
     async with start_worker(ready=False) as worker:
-        await poll_until(lambda: "does not answer" in str(worker.not_ready_because()))
+        await poll_until(lambda: "does not answer" in str(worker.view.not_ready_because()))
         status, text = await ready_body(worker)
         assert status == 503
         assert "CORTEX" in text
@@ -56,7 +56,7 @@ async def test_a_result_arrives_although_cortex_was_down_when_it_was_ready(
         await cortex.down()
         engines.go.set()
         await poll_until(lambda: not engines.made[0].running)
-        assert worker.not_ready_because() != []
+        assert worker.view.not_ready_because() != []
         await cortex.up()
         await cortex.until(lambda: plain.state == "done" and streamed.state == "done")
 
@@ -73,7 +73,7 @@ async def test_tokens_that_flow_through_an_outage_arrive_gapless(
         await cortex.until(lambda: all(len(job.chunks) > 2 for job in jobs))
         for _ in range(3):
             await cortex.down()
-            await poll_until(lambda: worker.not_ready_because() != [])
+            await poll_until(lambda: worker.view.not_ready_because() != [])
             await cortex.up()
             seen = [len(job.chunks) for job in jobs]
             await cortex.until(

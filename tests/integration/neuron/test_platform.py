@@ -120,7 +120,7 @@ async def test_prompts_become_answers(platform: Platform, model_folder: Path) ->
         one, two = await platform.ended(plain), await platform.ended(streamed)
         workers = (await platform.http.get("/workers")).json()["workers"]
 
-        assert worker.info()["models"][0]["family"] == "tiny"
+        assert worker.view.info()["models"][0]["family"] == "tiny"
     assert one["status"] == two["status"] == "completed", (one, two)
     assert one["result"] == two["result"]
     assert one["output_metadata"]["tokens_generated"] == 5

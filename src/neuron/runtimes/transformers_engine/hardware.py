@@ -10,7 +10,8 @@ import psutil
 import torch
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMORY_FILES = ("memory.max", "memory.current")
 _FAST_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CACHE_SHARE = 0.5
 
@@ -37,7 +38,7 @@ def respect_cpu_quota() -> None:
         return
     threads = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
     try:
-        quota, period = _CPU_QUOTA.read_text().split()
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
         quota, period = "max", "1"
     if quota != "max":
@@ -57,4 +58,10 @@ def cache_budget(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * _CACHE_SHARE)
-    return int(psutil.virtual_memory().available * _CACHE_SHARE)
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((_CGROUP / name).read_text()) for name in _MEMORY_FILES)
+        available = min(available, limit - used)
+    except (OSError, ValueError):
+        pass  # no container, or one without a limit
+    return max(0, int(available * _CACHE_SHARE))
