@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_cortex import FakeCortex
 
 from mnemos.genome.server import GenomeServer
 from mnemos.genome.settings import GenomeSettings
+from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.clients.cortex_client import CortexClient
 from neuron.clients.engram_client import EngramClient, RemoteFile
 from neuron.clients.genome_client import GenomeClient
 from neuron.errors import (
     ArtifactCorruptError,
     ConfigurationError,
+    CortexUnavailableError,
     ModelNotFoundError,
     StorageUnavailableError,
 )
+from neuron.models.job import StreamChunk
 
 BUCKET = "mnemos-models"
 
@@ -75,4 +81,24 @@ async def test_genome_says_what_it_knows_and_what_not(tmp_path: Path) -> None:
         await client.get_model("llama", "7b")
     assert not await client.health_check()
     await client.close()
+    await client.close()
+
+
+async def test_sending_into_a_stream_that_broke_unread_is_an_outage(cortex: FakeCortex) -> None:
+    client = CortexClient(f"127.0.0.1:{cortex.port}", timeout=5)
+    await client.connect()
+    cortex.workers["wrk_1"] = pb.RegisterWorkerRequest()
+    cortex.submit("job_1")
+    cortex.cut_token_stream_after = 0
+    channel = client.open_token_channel("wrk_1")
+    chunk = StreamChunk(job_id="job_1", sequence=0, content="x")
+
+    await channel.send([chunk])
+    async with asyncio.timeout(10):
+        await channel._call.code()  # the stream is over, and nobody has read why
+
+    with pytest.raises(CortexUnavailableError):
+        await channel.send([chunk])
+
+    channel.close()
     await client.close()

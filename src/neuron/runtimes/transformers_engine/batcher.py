@@ -154,11 +154,13 @@ class Batcher:
             and self._fits(self._waiting[0])
         )
 
-    def _fits(self, row: Row) -> bool:
-        if self._memory_budget is None or not self._rows:
+    def _fits(self, row: Row, chosen: Sequence[Row] = ()) -> bool:
+        """Whether memory holds the row beside the present ones and those chosen already."""
+        beside = [*self._rows, *chosen]
+        if self._memory_budget is None or not beside:
             return True
-        columns = max(other.final_length for other in (*self._rows, row))
-        return self._decoder.memory_needed(len(self._rows) + 1, columns) <= self._memory_budget
+        columns = max(other.final_length for other in (*beside, row))
+        return self._decoder.memory_needed(len(beside) + 1, columns) <= self._memory_budget
 
     def _prefill(self) -> None:
         if len(self._rows) == self._running:
@@ -198,7 +200,7 @@ class Batcher:
             padded = longest * (len(group) + 1)
             if padded > self._prefill_tokens or padded > _MAX_PADDING * total:
                 break
-            if not self._fits(row):
+            if not self._fits(row, group):
                 break
             group.append(row)
         now = time.monotonic()
