@@ -16,7 +16,7 @@ def main() -> int:
     missed = 0
     for name in parser.parse_args().names or BENCHMARKS:
         module = importlib.import_module(f"bench.{name}")
-        print(f"{name}: {module.__doc__.splitlines()[0]}", flush=True)
+        print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
         for row in module.run():
             print(row, flush=True)
             missed += row.missed

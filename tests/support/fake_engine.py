@@ -116,7 +116,7 @@ class FakeEngines:
         self.load_gate = asyncio.Event()
         self.load_gate.set()
         self.loading = asyncio.Event()
-        self.load_error: NeuronError | None = None
+        self.load_error: Exception | None = None
         self.go = asyncio.Event()
         self.started = asyncio.Event()
         self.peak = 0

@@ -14,7 +14,8 @@ class SamplingParameters(BaseModel):
     """How tokens are drawn, and when drawing ends.
 
     temperature 0 is greedy decoding. top_k -1 (or 0) and top_p 1 switch those filters off. The
-    same seed gives the same answer on the same machine, whatever else runs beside the job.
+    same seed gives the same answer on the same machine; in float32 whatever else runs beside the
+    job, while in half precision the size of the batch may tip a close call between two tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

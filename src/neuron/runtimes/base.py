@@ -60,11 +60,13 @@ class RuntimeStats:
 class BaseRuntime(ABC):
     """One model on one engine; many requests may run at once.
 
-    Every error that leaves a runtime is a `NeuronError`.
+    Every error that leaves a runtime is a `NeuronError`. A runtime finds its model's files in the
+    cache and is given no storage client: an engine process holds no credentials.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, engram_client: None = None) -> None:
         self.settings = settings
+        self.engram_client = engram_client
 
     @abstractmethod
     async def load_model(self, family: str, version: str, config: dict[str, Any]) -> None:

@@ -131,8 +131,8 @@ class _Session:
 class TransformersRuntime(BaseRuntime):
     """One Hugging Face model; up to max_batch_size requests are generated together."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: EngineSettings, engram_client: None = None) -> None:
+        super().__init__(settings, engram_client)
         self._session: _Session | None = None
         self._loaded: tuple[str, dict[str, Any]] | None = None
 

@@ -287,15 +287,8 @@ class EnginePool:
             await self._load(resident)
             await resident.engine.wait_closed()
             self._note_crash(resident)
-        except NeuronError as error:
-            resident.error = error
-            logger.error(
-                "model_load_failed",
-                family=resident.key.family,
-                version=resident.key.version,
-                code=error.code.value,
-                error=error.message,
-            )
+        except Exception as error:  # noqa: BLE001 - one engine's trouble never ends the worker
+            self._note_failure(resident, error)
         finally:
             resident.state = _State.STOPPING
             try:
@@ -330,6 +323,21 @@ class EnginePool:
             runtime=key.runtime.value,
             load_seconds=round(resident.engine.load_seconds, 2),
             pid=resident.engine.pid,
+        )
+
+    def _note_failure(self, resident: _Resident, error: Exception) -> None:
+        if isinstance(error, NeuronError):
+            resident.error = error
+        else:
+            name = type(error).__name__
+            resident.error = NeuronError(f"the engine could not be run ({name}: {error})")
+        logger.error(
+            "model_load_failed",
+            family=resident.key.family,
+            version=resident.key.version,
+            code=resident.error.code.value,
+            error=resident.error.message,
+            exc_info=None if isinstance(error, NeuronError) else error,
         )
 
     def _note_crash(self, resident: _Resident) -> None:

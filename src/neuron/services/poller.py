@@ -121,7 +121,7 @@ class JobPollerService(Service):
 
     async def _poll(self, reserved: int) -> AcquiredJobs:
         began = asyncio.get_running_loop().time()
-        request_id = uuid4().hex
+        request_id = self._request_id(reserved)
         self._open_request = (request_id, reserved)
         resources = self._resources()
         with tracer.start_as_current_span("poll_for_job") as span:
@@ -141,6 +141,15 @@ class JobPollerService(Service):
             spare = self.poll_interval - (asyncio.get_running_loop().time() - began)
             await asyncio.sleep(max(0.0, min(spare, self._wait)))
         return acquired
+
+    def _request_id(self, reserved: int) -> str:
+        """The id of the poll whose answer never came, so that its jobs come now; else a new one.
+
+        Not when fewer slots are free than that poll asked for: its jobs might not fit.
+        """
+        if self._open_request is not None and self._open_request[1] <= reserved:
+            return self._open_request[0]
+        return uuid4().hex
 
     def _submit(self, acquired: AcquiredJobs) -> None:
         for leased in acquired.jobs:

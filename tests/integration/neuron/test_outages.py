@@ -103,6 +103,19 @@ async def test_a_lost_answer_to_a_report_counts_once(
     assert job.accepted == 1
 
 
+async def test_jobs_whose_answer_was_lost_come_with_the_next_poll(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    cortex.lose_acquire_answers = 1
+    job = cortex.submit("job_1", "tokens 1")
+
+    async with start_worker():
+        await cortex.until(lambda: job.state == "done")
+
+    assert cortex.lose_acquire_answers == 0
+    assert job.attempt == 1, "the job had to wait for its lost lease to run out"
+
+
 async def test_a_forgotten_worker_registers_again_under_its_id(
     cortex: FakeCortex, start_worker: StartWorker
 ) -> None:

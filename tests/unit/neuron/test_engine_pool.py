@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fake_engine import FakeEngine, FakeEngines
 
-from neuron.errors import OutOfMemoryError
+from neuron.errors import NeuronError, OutOfMemoryError
 from neuron.models.runtime import RuntimeType
 from neuron.services.engine_pool import EngineKey, EnginePool
 
@@ -118,6 +118,17 @@ async def test_a_failed_load_fails_all_who_wait_and_the_next_tries_again(
         await use(pool, "a")
 
     assert engines.loads == ["a:1"] * 3
+
+
+async def test_a_bug_in_a_load_fails_its_job_and_not_the_worker(engines: FakeEngines) -> None:
+    engines.load_error = ZeroDivisionError("a bug")
+    async with running_pool(engines) as pool:
+        with pytest.raises(NeuronError, match="ZeroDivisionError: a bug"):
+            await use(pool, "a")
+        engines.load_error = None
+        await use(pool, "a")
+
+    assert engines.loads == ["a:1"] * 2
 
 
 async def test_a_load_that_nobody_waits_for_any_more_is_stopped(engines: FakeEngines) -> None:

@@ -74,8 +74,8 @@ class _Reporter:
             return WAITING
         jobs, tokens = self._rates.read(time.monotonic())
         failed = f", {self._failed} failed" if self._failed else ""
-        todo = self._total - self._done
-        left = f", {duration(todo / jobs)} left" if todo and jobs > 0 else ""
+        remaining = self._total - self._done
+        left = f", {duration(remaining / jobs)} left" if remaining and jobs > 0 else ""
         return f"{tokens:.0f} tok/s, {jobs:.1f} jobs/s{left}{failed}"
 
 

@@ -138,8 +138,8 @@ class BatchRun:
         """Read the file in a thread, a few hundred lines at a time, without those done."""
         size = max(1, min(BATCH_JOBS, self._window // 4))
         lines = iter(read_lines(self._source))
-        todo = (line for line in lines if line.id not in self._answers.done)
-        while chunk := await asyncio.to_thread(lambda: list(islice(todo, size))):
+        remaining = (line for line in lines if line.id not in self._answers.done)
+        while chunk := await asyncio.to_thread(lambda: list(islice(remaining, size))):
             yield chunk
 
     def _batches(self, questions: list[Question]) -> Iterator[dict[str, bytes]]:
