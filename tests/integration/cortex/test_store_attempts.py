@@ -286,6 +286,22 @@ async def test_tokens_are_kept_once_and_in_order(tools: StoreTools) -> None:
     assert await send(5) == (6, Fence.CANCELLED)
 
 
+async def test_a_bare_final_chunk_is_acknowledged_and_leaves_no_event(tools: StoreTools) -> None:
+    job_id = await tools.hold()
+    chunks = [
+        Chunk(job_id, 1, 0, "all", [7]),
+        Chunk(job_id, 1, 1, "", [8]),
+        Chunk(job_id, 1, 2, "", []),
+    ]
+
+    [ack] = await tools.store.append_chunks("wrk_a", chunks)
+
+    assert ack.next_sequence == 3
+    page = await tools.store.read_events(job_id, 0, 100)
+    tokens = [json.loads(event.data)["token_ids"] for event in page.events if event.kind == "token"]
+    assert tokens == [[7], [8]]
+
+
 async def test_a_new_attempt_after_tokens_says_that_it_starts_anew(tools: StoreTools) -> None:
     job_id = await tools.hold()
     await tools.store.append_chunks("wrk_a", [Chunk(job_id, 1, 0, "old", [1])])

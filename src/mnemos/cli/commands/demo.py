@@ -107,7 +107,7 @@ def _show(out: Path, summary: RunSummary, data_dir: Path, seconds: float) -> Non
     prompts = map(json.loads, (data_dir / "prompts.jsonl").open(encoding="utf-8"))
     _print_answers([(_asked(prompt), _answered(answers[prompt["id"]])) for prompt in prompts])
     rate = summary.tokens / summary.seconds if summary.seconds else 0.0
-    folder = shlex.quote(str(data_dir))
+    folder, program = shlex.quote(str(data_dir)), _program()
     click.echo(
         f"\n{summary.total - summary.failed} of {summary.total} answered, {summary.tokens} tokens "
         f"in {duration(summary.seconds)} ({rate:.0f} tokens/s, the model's loading included); "
@@ -115,10 +115,19 @@ def _show(out: Path, summary: RunSummary, data_dir: Path, seconds: float) -> Non
         f"answers  {out}\n"
         f"data     {data_dir}\n"
         f"\nNext:\n"
-        f"  mnemos up --data-dir {folder}\n"
-        f"  mnemos chat                                  (in another terminal)\n"
-        f"  mnemos run {folder}/prompts.jsonl -o answers.jsonl"
+        f"  {program} up --data-dir {folder}\n"
+        f"  {program} chat                     (in another terminal)\n"
+        f"  {program} run {folder}/prompts.jsonl -o answers.jsonl"
     )
+
+
+def _program() -> str:
+    """How the person reading can type this command: by its name if the shell would find it."""
+    script = Path(sys.executable).with_name("mnemos")
+    if shutil.which("mnemos") == str(script) or not script.exists():
+        return "mnemos"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
 
 
 def _asked(prompt: dict[str, Any]) -> str:

@@ -103,7 +103,10 @@ def _is_news(job: Row, update: StatusUpdate) -> bool:
 
 
 def append_chunks(tx: Transaction, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
-    """Append tokens, each exactly once and in order; one ack for each attempt named."""
+    """Append tokens, each exactly once and in order; one ack for each attempt named.
+
+    A chunk that brings nothing, as a bare final one, is acknowledged and leaves no event.
+    """
     by_attempt: dict[AttemptRef, list[Chunk]] = {}
     for chunk in chunks:
         by_attempt.setdefault(AttemptRef(chunk.job_id, chunk.attempt), []).append(chunk)
@@ -123,17 +126,22 @@ def _append_to(
             continue
         if position == 0 and job["status"] != JobState.STREAMING.value:
             forward(tx, job, JobState.STREAMING, "")
-        data = {
-            "content": chunk.content,
-            "token_ids": list(chunk.token_ids),
-            "attempt": ref.attempt,
-        }
-        append_event(tx, job, "token", json.dumps(data, separators=(",", ":")))
+        if chunk.content or chunk.token_ids:
+            append_event(tx, job, "token", _token_event(chunk))
         position += 1
     if position != first:
         tx.run(_SET_NEXT_CHUNK, {"seq": job["seq"], "next": position})
         tx.run(_MARK_RENEWED, {"seq": job["seq"]})
     return ChunkAck(ref.job_id, ref.attempt, position, _going_on(job))
+
+
+def _token_event(chunk: Chunk) -> str:
+    data = {
+        "content": chunk.content,
+        "token_ids": list(chunk.token_ids),
+        "attempt": chunk.attempt,
+    }
+    return json.dumps(data, separators=(",", ":"))
 
 
 def report(
