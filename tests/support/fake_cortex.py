@@ -212,6 +212,11 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         self, request: pb.AcquireJobRequest, context: Context
     ) -> pb.AcquireJobResponse:
         await self._known(request.worker_id, context)
+        if self.workers[request.worker_id].instance_id != request.instance_id:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"worker_replaced: Another process has registered as worker {request.worker_id}.",
+            )
         self.acquires.append(request)
         self._touch()
         try:

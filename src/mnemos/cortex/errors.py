@@ -4,6 +4,7 @@
     ├── JobNotFoundError         job_not_found
     ├── WorkerNotFoundError      worker_not_found   a person names a worker that is not there
     │   └── WorkerUnknownError   worker_unknown     a worker must register again
+    ├── WorkerReplacedError      worker_replaced    another process took the worker's id: leave
     ├── ConflictError            conflict           the thing is in another state than needed
     ├── StorageUnavailableError  unavailable        nothing changed; the same call may be repeated
     └── StartError               cannot_start       the operator must act: exit 1
@@ -48,6 +49,15 @@ class WorkerUnknownError(WorkerNotFoundError):
     """A call comes from a worker that is not registered (any more)."""
 
     code = "worker_unknown"
+
+
+class WorkerReplacedError(CortexError):
+    """A call comes from a process whose worker id another process has registered since."""
+
+    code = "worker_replaced"
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"Another process has registered as worker {worker_id}.")
 
 
 class ConflictError(CortexError):

@@ -49,6 +49,11 @@ def encode_json(value: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
+def to_text(text: str) -> str:
+    """Return `text` as a message can carry it: a file's name in an error may be no Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def decode_json(text: str, empty: Any) -> Any:
     """Return what `text` says, or `empty` when it says nothing."""
     return msgspec.json.decode(text) if text else empty
@@ -99,7 +104,7 @@ def from_acquired(response: pb.AcquireJobResponse) -> AcquiredJobs:
     for message in response.jobs:
         try:
             acquired.jobs.append(_leased(message))
-        except (ValidationError, msgspec.DecodeError, KeyError) as error:
+        except (ValidationError, msgspec.DecodeError, KeyError, RecursionError) as error:
             ref = AttemptRef(message.job.job_id, message.attempt)
             acquired.refused.append(RefusedJob(ref, _refusal(error)))
     return acquired
@@ -187,7 +192,7 @@ def to_status_update(update: StatusUpdate) -> pb.StatusUpdate:
         job_id=update.ref.job_id,
         attempt=update.ref.attempt,
         status=_JOB_STATUS[update.status],
-        message=update.message,
+        message=to_text(update.message),
     )
 
 
@@ -219,7 +224,7 @@ def to_result(result: JobResult) -> pb.JobResult:
         job_id=result.job_id,
         attempt=result.attempt,
         status=_JOB_STATUS[result.status],
-        error=result.error or "",
+        error=to_text(result.error or ""),
         started_at=to_timestamp(result.started_at),
         duration_seconds=result.duration_seconds or 0.0,
     )

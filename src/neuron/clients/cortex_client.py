@@ -13,7 +13,13 @@ import structlog
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from mnemos.protocol.v1 import cortex_pb2_grpc as pb_grpc
 
-from ..errors import CortexUnavailableError, InvalidInputError, NeuronError, WorkerUnknownError
+from ..errors import (
+    ConfigurationError,
+    CortexUnavailableError,
+    InvalidInputError,
+    NeuronError,
+    WorkerUnknownError,
+)
 from ..models.action import Action, HeartbeatAnswer
 from ..models.job import JobResult, JobSpec, JobStatus, JobType
 from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, StatusUpdate, Verdict
@@ -30,6 +36,7 @@ SENDABLE_BYTES = 3 * 1024 * 1024
 """What one message to CORTEX may carry; its limit of 4 MiB less room for the rest."""
 OFFERED_JOB_TYPES = (JobType.INFERENCE,)
 UNKNOWN_WORKER_PREFIX = "worker_unknown:"
+REPLACED_WORKER_PREFIX = "worker_replaced:"
 
 _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -59,6 +66,9 @@ def translate(error: grpc.RpcError, url: str) -> NeuronError:
     details = error.details() or ""
     if code is grpc.StatusCode.NOT_FOUND and details.startswith(UNKNOWN_WORKER_PREFIX):
         return WorkerUnknownError(details)
+    if details.startswith(REPLACED_WORKER_PREFIX):
+        sentence = details.removeprefix(REPLACED_WORKER_PREFIX).strip()
+        return ConfigurationError(f"{sentence} Every worker needs a NEURON_WORKER_ID of its own.")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInputError(f"CORTEX refused a call: {details}")
     if code in _UNREACHABLE:
@@ -72,8 +82,9 @@ class CortexClient:
     """Every call a worker makes to CORTEX.
 
     `timeout` is the deadline of one call in seconds; a long-poll gets its wait on top. Each call
-    raises CortexUnavailableError (send it again), WorkerUnknownError (register first) or another
-    NeuronError. Cancelling a call cancels it at CORTEX too.
+    raises CortexUnavailableError (send it again), WorkerUnknownError (register first),
+    ConfigurationError (another process took this worker's id) or another NeuronError.
+    Cancelling a call cancels it at CORTEX too.
     """
 
     def __init__(self, url: str, timeout: float = 30) -> None:

@@ -221,6 +221,7 @@ class EnginePool:
         resident.last_used = time.monotonic()
         wanted = resident.users > 0 or any(w.key == resident.key for w in self._waiters)
         if resident.state is _State.LOADING and not wanted and resident.task is not None:
+            resident.state = _State.STOPPING  # whoever comes from now on waits for another load
             resident.task.cancel()
         self._pump()
 

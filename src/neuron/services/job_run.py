@@ -144,7 +144,7 @@ class JobRun:
             finally:
                 self._on_free()
             self._log_outcome(self.outcome)
-            await self._deliver(self.outcome)
+            self.outcome = await self._deliver_whatever(self.outcome)
             return self.outcome
         finally:
             if self._stream is not None:
@@ -192,7 +192,7 @@ class JobRun:
             return self._internal_error(error)
         return Ended(JobStatus.COMPLETED, output=output)
 
-    def _internal_error(self, error: Exception) -> Outcome:
+    def _internal_error(self, error: Exception) -> Ended:
         logger.error("job_execution_error", job_id=self.ref.job_id, exc_info=error)
         name = type(error).__name__
         return Ended(
@@ -246,6 +246,16 @@ class JobRun:
 
     def _tell(self, status: JobStatus, message: str = "") -> None:
         self._services.statuses.update(self.ref, status, message)
+
+    async def _deliver_whatever(self, outcome: Outcome) -> Outcome:
+        """Deliver the outcome, or the failure that it cannot be said; return which."""
+        try:
+            await self._deliver(outcome)
+        except Exception as error:  # noqa: BLE001 - a job's failure never takes the worker down
+            failure = self._internal_error(error)
+            await self._services.results.report(self._result(failure))
+            return failure
+        return outcome
 
     async def _deliver(self, outcome: Outcome) -> None:
         self._services.statuses.forget(self.ref)

@@ -61,6 +61,12 @@ class Lease:
         self._timer: asyncio.TimerHandle | None = None
         self.extend(self._loop.time(), seconds)
 
+    def wants_renewal(self, *, all_due: bool) -> bool:
+        """Whether to name it in the next call, in which `all_due` leases are, or only new ones."""
+        if all_due:
+            return self.lost is not LeaseLoss.STALE
+        return self.lost is None and not self.confirmed.is_set()
+
     def extend(self, asked_at: float, seconds: float) -> None:
         """The lease runs `seconds` from `asked_at` (monotonic), at least."""
         self.close()
@@ -84,7 +90,7 @@ class Lease:
 
 
 class LeaseKeeper(Service):
-    """Renews every lease held, in one call, every third of a lease and for each new job at once."""
+    """Renews every lease held, in one call, every third of a lease; a new one besides at once."""
 
     name: ClassVar[str] = "lease_keeper"
 
@@ -98,6 +104,7 @@ class LeaseKeeper(Service):
         self._leases: dict[AttemptRef, Lease] = {}
         self._new_lease = asyncio.Event()
         self._interval = registrar.lease_seconds / RENEWALS_PER_LEASE
+        self._all_due_at = 0.0
 
     @property
     def refs(self) -> list[AttemptRef]:
@@ -142,14 +149,20 @@ class LeaseKeeper(Service):
                 await asyncio.sleep(min(backoff.next_delay(), self._interval))
             else:
                 backoff.reset()
-                await sleep_or_event(self._new_lease, self._interval)
+                left = self._all_due_at - asyncio.get_running_loop().time()
+                await sleep_or_event(self._new_lease, max(0.0, left))
 
     async def run_once(self) -> None:
-        """Renew every lease held, once."""
-        refs = [ref for ref, lease in self._leases.items() if lease.lost is not LeaseLoss.STALE]
-        if not refs:
-            return
+        """Renew what is due, in one call: new leases, or all when their time has come."""
         asked_at = asyncio.get_running_loop().time()
+        all_due = asked_at >= self._all_due_at
+        refs = [ref for ref, lease in self._leases.items() if lease.wants_renewal(all_due=all_due)]
+        if refs:
+            await self._renew(refs, asked_at)
+        next_round = asked_at + self._interval
+        self._all_due_at = next_round if all_due else min(self._all_due_at, next_round)
+
+    async def _renew(self, refs: list[AttemptRef], asked_at: float) -> None:
         renewal = await self._client.renew_leases(
             self._registrar.worker_id, refs, within_seconds=max(1.0, self._interval)
         )

@@ -10,7 +10,7 @@ from uuid import uuid4
 import structlog
 from opentelemetry import trace
 
-from ..errors import NeuronError, WorkerUnknownError
+from ..errors import ConfigurationError, NeuronError, WorkerUnknownError
 from ..models.job import LeasedJob
 from ..models.lease import AcquiredJobs, AttemptRef, RefusedJob, ReleasedJob, Verdict
 from ..models.worker import LoadedModel, SystemResources
@@ -99,7 +99,12 @@ class JobPollerService(Service):
         await super().stop()
 
     async def run(self) -> None:
-        """Poll until cancelled."""
+        """Poll until cancelled.
+
+        Raises:
+            ConfigurationError: another process registered under this worker's id; that ends this
+                one, because two would take each other's jobs for ever.
+        """
         backoff = Backoff(initial=0.2, maximum=5.0)
         while True:
             reserved = await self.executor_service.slots.reserve_all_free()
@@ -110,6 +115,10 @@ class JobPollerService(Service):
                 acquired = None
                 if self._registrar is not None:
                     await self._registrar.register_again()
+            except ConfigurationError:
+                if self._registrar is not None:
+                    self._registrar.registered = False  # the id is another process's now
+                raise
             except NeuronError as error:
                 acquired = None
                 logger.error("acquire_job_error", error=error.message)

@@ -65,19 +65,28 @@ class ResourceMonitor:
     def _snapshot(self) -> SystemResources:
         limits = read_container_limits()
         total, available = memory_bytes(limits)
-        disk = psutil.disk_usage(str(_nearest_existing(self.settings.model_cache_dir)))
+        disk_total, disk_free = self._disk()
         if available < total * _LOW_MEMORY_SHARE:
             logger.warning("memory_low", available_mb=available // _MIB, total_mb=total // _MIB)
-        if disk.free < _LOW_DISK_BYTES:
-            logger.warning("disk_low", available_mb=disk.free // _MIB)
+        if disk_free < _LOW_DISK_BYTES:
+            logger.warning("disk_low", available_mb=disk_free // _MIB)
         return SystemResources(
             cpu_count=usable_cpus(limits),
             cpu_percent=min(100.0, psutil.cpu_percent(interval=None)),
             memory_total_mb=total // _MIB,
             memory_available_mb=available // _MIB,
-            disk_total_gb=disk.total / _GIB,
-            disk_available_gb=disk.free / _GIB,
+            disk_total_gb=disk_total / _GIB,
+            disk_available_gb=disk_free / _GIB,
         )
+
+    def _disk(self) -> tuple[int, int]:
+        """Return the cache's disk in bytes: its size and what is free; 0 if it does not say."""
+        try:
+            usage = psutil.disk_usage(str(_nearest_existing(self.settings.model_cache_dir)))
+        except OSError as error:
+            logger.warning("disk_unreadable", error=str(error))
+            return 0, 0
+        return usage.total, usage.free
 
     def _note(self, resources: SystemResources) -> None:
         if self._metrics is None:

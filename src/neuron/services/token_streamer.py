@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import structlog
 
+from ..clients.cortex_client import SENDABLE_BYTES
 from ..errors import CortexUnavailableError, NeuronError, WorkerUnknownError
 from ..models.job import StreamChunk
 from ..models.lease import AttemptRef, StreamAck, Verdict
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
-from ..utils.streaming import TokenBuffer
+from ..utils.streaming import TokenBuffer, wire_size
 from .identity import Registrar
 from .lease_keeper import LeaseKeeper, LeaseLoss
 from .service import Service
@@ -158,8 +159,8 @@ class TokenStreamer(Service):
             self._wake.clear()
             now = self._clock()
             chunks = [c for s in list(self._streams.values()) for c in s.buffer.cut(now)]
-            for start in range(0, len(chunks), MESSAGE_CHUNKS):
-                await channel.send(chunks[start : start + MESSAGE_CHUNKS])
+            for message in _messages(chunks):
+                await channel.send(message)
             await self._sleep_until_due(self._clock())
 
     async def _sleep_until_due(self, now: float) -> None:
@@ -217,3 +218,18 @@ class TokenStreamer(Service):
             self._room.clear()
         else:
             self._room.set()
+
+
+def _messages(chunks: Iterable[StreamChunk]) -> Iterator[list[StreamChunk]]:
+    """Put chunks into messages that CORTEX takes."""
+    message: list[StreamChunk] = []
+    room = SENDABLE_BYTES
+    for chunk in chunks:
+        size = wire_size(chunk)
+        if message and (len(message) >= MESSAGE_CHUNKS or size > room):
+            yield message
+            message, room = [], SENDABLE_BYTES
+        message.append(chunk)
+        room -= size
+    if message:
+        yield message

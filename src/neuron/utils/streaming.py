@@ -11,6 +11,8 @@ from ..models.job import StreamChunk
 from ..models.lease import AttemptRef
 
 COALESCE_SECONDS = 0.03
+CHUNK_BYTES = 256 * 1024
+"""A chunk that has gathered so much is complete: chunks must fit into messages."""
 _CHUNK_OVERHEAD_BYTES = 96
 
 
@@ -33,6 +35,7 @@ class TokenBuffer:
     _token_ids: list[int] = field(default_factory=list)
     _final_metadata: dict[str, Any] | None = None
     _unsent: int = 0
+    _gathered: int = 0
     _bytes: int = 0
 
     @property
@@ -57,7 +60,11 @@ class TokenBuffer:
         if text:
             self._text.append(text)
         self._token_ids.extend(token_ids)
-        self._bytes += len(text) + 4 * len(token_ids)
+        size = _content_size(text, token_ids)
+        self._gathered += size
+        self._bytes += size
+        if self._gathered >= CHUNK_BYTES:
+            self._seal()
 
     def finish(self, metadata: dict[str, Any]) -> None:
         """Gather nothing more; the last chunk says so and carries `metadata`."""
@@ -73,6 +80,7 @@ class TokenBuffer:
         self._token_ids.clear()
         self.unacknowledged.clear()
         self._unsent = 0
+        self._gathered = 0
         self._bytes = 0
 
     def cut(self, now: float) -> list[StreamChunk]:
@@ -89,7 +97,7 @@ class TokenBuffer:
     def acknowledge(self, next_sequence: int) -> None:
         """Forget chunks below `next_sequence`: they are durable."""
         while self.unacknowledged and self.unacknowledged[0].sequence < next_sequence:
-            self._bytes -= _size(self.unacknowledged.popleft())
+            self._bytes -= wire_size(self.unacknowledged.popleft())
         self._unsent = min(self._unsent, len(self.unacknowledged))
 
     def rewind(self) -> None:
@@ -97,7 +105,6 @@ class TokenBuffer:
         self._unsent = len(self.unacknowledged)
 
     def _seal(self) -> None:
-        gathered = sum(map(len, self._text)) + 4 * len(self._token_ids)
         chunk = StreamChunk(
             job_id=self.ref.job_id,
             attempt=self.ref.attempt,
@@ -108,7 +115,8 @@ class TokenBuffer:
             metadata=self._final_metadata or {},
         )
         self.next_sequence += 1
-        self._bytes += _size(chunk) - gathered
+        self._bytes += wire_size(chunk) - self._gathered
+        self._gathered = 0
         self._text.clear()
         self._token_ids.clear()
         self._final_metadata = None
@@ -116,5 +124,10 @@ class TokenBuffer:
         self._unsent += 1
 
 
-def _size(chunk: StreamChunk) -> int:
-    return len(chunk.content) + 4 * len(chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
+def wire_size(chunk: StreamChunk) -> int:
+    """Return about how many bytes a chunk takes in a message, rather too many than too few."""
+    return _content_size(chunk.content, chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
+
+
+def _content_size(text: str, token_ids: list[int]) -> int:
+    return len(text.encode()) + 5 * len(token_ids)

@@ -9,6 +9,7 @@ from fake_cortex import FakeCortex
 from fake_engine import FakeEngines
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.errors import NeuronError
 from neuron.worker import NEURONWorker
 
 StartWorker = Callable[..., AbstractAsyncContextManager[NEURONWorker]]
@@ -102,6 +103,38 @@ async def test_a_failure_carries_its_code_and_whether_to_try_again(
     assert ended(wrong) == (pb.ERROR_CODE_INVALID_INPUT, False)
     assert wrong.result is not None
     assert "temperature" in wrong.result.error
+
+
+async def test_an_error_that_is_not_unicode_fails_its_job_and_not_the_worker(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    engines.load_error = NeuronError("cannot read /models/caf\udce9")
+    async with start_worker():
+        bad = cortex.submit("job_1")
+        await cortex.until(lambda: bad.result is not None)
+        engines.load_error = None
+        good = cortex.submit("job_2")
+        await cortex.until(lambda: good.state == "done")
+
+    assert bad.result is not None
+    assert bad.result.status == pb.JOB_STATUS_FAILED
+    assert bad.result.error == "cannot read /models/caf\\udce9"
+
+
+async def test_a_result_that_cannot_be_said_fails_its_job_and_not_the_worker(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    engines.load_error = NeuronError("cannot read a file", file="caf\udce9")
+    async with start_worker():
+        bad = cortex.submit("job_1")
+        await cortex.until(lambda: bad.result is not None)
+        engines.load_error = None
+        good = cortex.submit("job_2")
+        await cortex.until(lambda: good.state == "done")
+
+    assert bad.result is not None
+    assert bad.result.status == pb.JOB_STATUS_FAILED
+    assert "UnicodeEncodeError" in bad.result.error
 
 
 async def test_a_dead_engine_fails_its_job_and_the_next_job_gets_a_new_engine(

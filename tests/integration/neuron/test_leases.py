@@ -72,3 +72,37 @@ async def test_all_jobs_are_renewed_in_one_call(
         await cortex.until(lambda: any(len(renewal.jobs) == 4 for renewal in cortex.renewals))
         engines.go.set()
         await cortex.until(lambda: all(job.state == "done" for job in jobs))
+
+
+async def test_a_new_job_is_confirmed_without_renewing_all_the_others(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 60
+    async with start_worker(max_concurrent_jobs=8):
+        jobs = []
+        for index in range(8):
+            job = cortex.submit(f"job_{index}", "wait")
+            jobs.append(job)
+            await cortex.until(lambda job=job: "executing" in job.statuses)  # type: ignore[misc]  # the loop's own job
+        engines.go.set()
+        await cortex.until(lambda: all(job.state == "done" for job in jobs))
+
+    assert [len(renewal.jobs) for renewal in cortex.renewals] == [1] * 8
+
+
+async def test_leases_that_cortex_makes_shorter_are_renewed_sooner(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    cortex.lease_seconds = 60
+    async with start_worker():
+        first = cortex.submit("job_1", "wait")
+        await cortex.until(lambda: "executing" in first.statuses)
+        cortex.lease_seconds = 0.9
+        second = cortex.submit("job_2", "wait")
+        await cortex.until(
+            lambda: sum("job_2" in {ref.job_id for ref in r.jobs} for r in cortex.renewals) >= 3
+        )
+        engines.go.set()
+        await cortex.until(lambda: first.state == second.state == "done")
+
+    assert not first.released + second.released

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import httpx2
+import pytest
 from fake_cortex import FakeCortex
 from fake_engine import FakeEngines
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.config import Settings
+from neuron.errors import ConfigurationError
 from neuron.worker import NEURONWorker
 
 StartWorker = Callable[..., AbstractAsyncContextManager[NEURONWorker]]
@@ -131,6 +134,33 @@ async def test_a_forgotten_worker_registers_again_under_its_id(
         cortex.registrations[0].instance_id
     }
     assert cortex.registrations[1].worker_id == before
+
+
+async def configuration_error_of(worker: NEURONWorker) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        await worker.start()
+    return caught.value.message
+
+
+async def test_a_worker_whose_id_another_process_took_leaves_it_alone(
+    cortex: FakeCortex,
+    start_worker: StartWorker,
+    worker_settings: Callable[..., Settings],
+    engines: FakeEngines,
+) -> None:
+    settings = worker_settings(worker_id="wrk_a", poll_wait=0.2, poll_interval=0.1)
+    old = NEURONWorker(settings, engine_factory=engines)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        ended = group.create_task(configuration_error_of(old))
+        await old.ready.wait()
+        async with start_worker(worker_id="wrk_a"):
+            message = await ended
+            job = cortex.submit("job_1")
+            await cortex.until(lambda: job.state == "done")
+            assert cortex.deregistered == [], "it took the other's registration with it"
+
+    assert "Another process has registered as worker wrk_a" in message
+    assert len(cortex.registrations) == 2
 
 
 async def test_a_stale_result_is_dropped_and_the_worker_goes_on(

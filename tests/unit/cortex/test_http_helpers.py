@@ -16,9 +16,9 @@ from mnemos.http import ApiError, HttpServer, PortUnavailableError, install_erro
 LIMIT = 1000
 
 
-def application() -> FastAPI:
+def application(limit: int) -> FastAPI:
     app = FastAPI()
-    install_error_handling(app, max_body_bytes=LIMIT)
+    install_error_handling(app, max_body_bytes=limit)
 
     @app.post("/echo")
     async def echo(body: dict[str, Any] = Body()) -> dict[str, Any]:  # noqa: B008  FastAPI's way
@@ -36,8 +36,8 @@ def application() -> FastAPI:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[httpx2.AsyncClient]:
-    server = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+async def serving(limit: int = LIMIT) -> AsyncIterator[httpx2.AsyncClient]:
+    server = HttpServer(application(limit), "127.0.0.1", 0, setting="TEST_PORT")
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve())
         await server.wait_ready()
@@ -58,6 +58,16 @@ async def test_a_body_without_announced_length_is_cut_off_too() -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
         fine = await client.post("/echo", json={"a": "b" * (LIMIT - 20)})
         assert fine.status_code == 200
+
+
+@pytest.mark.parametrize("raw", [b'{"a":"\xff"}', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"])
+async def test_a_body_that_cannot_be_read_is_said_to_be_no_json(raw: bytes) -> None:
+    async with serving(200_000) as client:
+        answer = await client.post(
+            "/echo", content=raw, headers={"content-type": "application/json"}
+        )
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("The body is not JSON that can be read")
 
 
 async def test_a_failure_inside_is_a_500_that_tells_no_secret() -> None:
@@ -85,10 +95,10 @@ async def test_an_odd_request_id_is_replaced(given: str) -> None:
 
 
 async def test_a_busy_port_is_named_with_its_setting() -> None:
-    first = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+    first = HttpServer(application(LIMIT), "127.0.0.1", 0, setting="TEST_PORT")
     port = first.bind()
     try:
-        second = HttpServer(application(), "127.0.0.1", port, setting="TEST_PORT")
+        second = HttpServer(application(LIMIT), "127.0.0.1", port, setting="TEST_PORT")
         with pytest.raises(PortUnavailableError, match=f"127.0.0.1:{port}.*TEST_PORT"):
             second.bind()
     finally:
@@ -96,7 +106,7 @@ async def test_a_busy_port_is_named_with_its_setting() -> None:
 
 
 async def test_stopping_before_serving_and_twice_is_fine() -> None:
-    server = HttpServer(application(), "127.0.0.1", 0, setting="TEST_PORT")
+    server = HttpServer(application(LIMIT), "127.0.0.1", 0, setting="TEST_PORT")
     server.stop()
     server.stop()
     async with asyncio.timeout(5):

@@ -35,6 +35,13 @@ def body(**changes: Any) -> dict[str, Any]:
     return {"model": {"family": "tiny"}, "input": {"prompt": "Hi"}, **changes}
 
 
+def nested(levels: int) -> list[Any]:
+    outer: list[Any] = []
+    for _ in range(levels):
+        outer = [outer]
+    return outer
+
+
 async def refusal(given: Any, catalog: Catalog | None = None) -> ApiError:
     with pytest.raises(ApiError) as caught:
         await prepare(parse_job(given), catalog or Catalog(), None)
@@ -58,7 +65,19 @@ async def refusal(given: Any, catalog: Catalog | None = None) -> ApiError:
             "input.parameters.temperature",
         ),
         ({"input": {"prompt": "a", "parameters": {"heat": 1}}}, "input.parameters.heat"),
-        ({"input": {"prompt": "a", "parameters": {"stop": [""]}}}, None),
+        (
+            {"input": {"prompt": "a", "parameters": {"max_tokens": True}}},
+            "input.parameters.max_tokens",
+        ),
+        (
+            {"input": {"prompt": "a", "parameters": {"max_tokens": "5"}}},
+            "input.parameters.max_tokens",
+        ),
+        ({"input": {"prompt": "a", "parameters": {"stop": [""]}}}, "input.parameters.stop.0"),
+        ({"input": {"prompt": "a", "parameters": {"stop": 5}}}, "input.parameters.stop"),
+        ({"metadata": {"a": nested(70)}}, "metadata"),
+        ({"input": {"inputs": [nested(70)]}}, "input"),
+        ({"priority": True}, "priority"),
         ({"input": {"prompt": "\ud800"}}, "input.prompt"),
         ({"metadata": {"a": "\ud800"}}, "metadata"),
         ({"metadata": {"a": float("nan")}}, "metadata"),
@@ -86,6 +105,28 @@ async def test_bad_input_is_named(changes: dict[str, Any], field: str | None) ->
     assert error.message.endswith(".")
     if field is not None:
         assert error.field == field
+
+
+async def test_refusals_are_sentences_for_people() -> None:
+    name = await refusal(body(model={"family": "../etc"}))
+    assert name.message == (
+        "model.family: must be 1 to 128 letters, digits, dots, dashes and underscores, "
+        "a letter or digit first, and no '..'."
+    )
+    assert (await refusal([])).message == "The body must be an object."
+    assert (await refusal({"model": 5, "input": {"prompt": "a"}})).message == (
+        "model: must be an object."
+    )
+    assert (await refusal(body(priority=0))).message == (
+        "priority: must be greater than or equal to 1."
+    )
+    assert (await refusal(body(surprise=1))).message == "surprise: is not a known field."
+
+
+async def test_numbers_may_be_written_either_way() -> None:
+    cool = body(input={"prompt": "a", "parameters": {"temperature": 1, "stop": "x"}})
+    new = await prepare(parse_job(cool), Catalog(), None)
+    assert new.input == '{"prompt":"a","parameters":{"temperature":1,"stop":"x"}}'
 
 
 @pytest.mark.parametrize("given", [None, 1, "x", [], [1]])

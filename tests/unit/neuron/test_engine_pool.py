@@ -150,6 +150,21 @@ async def test_a_load_that_nobody_waits_for_any_more_is_stopped(engines: FakeEng
     assert engines.loads == ["a:1", "b:1"]
 
 
+async def test_a_job_that_comes_while_an_unwanted_load_stops_gets_a_load_of_its_own(
+    engines: FakeEngines,
+) -> None:
+    engines.load_gate.clear()
+    async with running_pool(engines) as pool, asyncio.TaskGroup() as group:
+        first = group.create_task(use(pool, "a"))
+        await engines.loading.wait()
+        first.cancel()
+        group.create_task(use(pool, "a"))
+        await settle()
+        engines.load_gate.set()
+
+    assert engines.loads == ["a:1", "a:1"]
+
+
 async def test_an_engine_that_died_is_replaced_on_the_next_use(engines: FakeEngines) -> None:
     async with running_pool(engines) as pool:
         await use(pool, "a")

@@ -94,3 +94,13 @@ async def test_a_snapshot_is_sound_although_the_cache_does_not_exist_yet(tmp_pat
     assert 0 < resources.disk_available_gb <= resources.disk_total_gb
     assert len(resources.gpus) == len(await get_gpu_stats(await detect_gpus()))
     assert monitor.latest is resources
+
+
+async def test_a_disk_that_cannot_be_asked_hides_no_other_figure(tmp_path: Path) -> None:
+    unaskable = tmp_path / ("x" * 300)
+    monitor = ResourceMonitor(Settings(model_cache_dir=unaskable, minio_endpoint="file:///x"))
+
+    resources = await monitor.get_current_resources()
+
+    assert resources.disk_available_gb == 0
+    assert resources.memory_total_mb > 0

@@ -41,7 +41,7 @@ async def stream_job(
 
     `Last-Event-ID: n` continues after event n, as browsers do by themselves.
     """
-    start = from_sequence if last_event_id is None else _after(last_event_id)
+    start = _after(last_event_id) if last_event_id else from_sequence
     await cortex.store.read_events(job_id, start, 1)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic import field_validator as check
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            "must be 1 to 128 letters, digits, dots, dashes and underscores, "
+            "a letter or digit first, and no '..'"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 Runtime = Literal["vllm", "pytorch", "transformers"]
@@ -32,7 +52,8 @@ Megabytes = Annotated[int, Field(ge=0, le=2**40)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+    """Strict: "5" and true are no numbers, whatever they could be read as."""
 
 
 class Sampling(_Strict):
@@ -47,7 +68,7 @@ class Sampling(_Strict):
     repetition_penalty: float = Field(default=1.0, gt=0, le=10)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    stop: list[StopString] | StopString | None = None
+    stop: list[StopString] | None = Field(default=None, max_length=16)
     stop_token_ids: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
         default_factory=list, max_length=256
     )
@@ -57,12 +78,10 @@ class Sampling(_Strict):
     raw: bool = False
     """Send the prompt as it stands, past the model's chat template."""
 
-    @check("stop")
+    @check("stop", mode="before")
     @classmethod
-    def _few_stop_strings(cls, value: object) -> object:
-        if isinstance(value, list) and len(value) > 16:
-            raise ValueError("at most 16 stop strings are allowed")
-        return value
+    def _one_stop_string_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
 
 
 class Message(_Strict):
@@ -79,13 +98,6 @@ class ModelChoice(_Strict):
     version: Name | None = None
     runtime: Runtime | None = None
     runtime_config: dict[str, Any] = Field(default_factory=dict)
-
-    @check("family", "version")
-    @classmethod
-    def _no_way_up(cls, value: str | None) -> str | None:
-        if value is not None and ".." in value:
-            raise ValueError("must not contain '..'")
-        return value
 
 
 class Input(_Strict):
@@ -130,7 +142,6 @@ class JobSubmit(_Strict):
     """A job to run."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {

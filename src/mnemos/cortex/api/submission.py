@@ -20,6 +20,7 @@ from ..ids import new_id
 from ..records import NewJob
 from .schemas import JobSubmit, ModelChoice, Retry, Sampling
 
+MAX_DEPTH = 64
 MAX_JOB_BYTES = 3 * 1024 * 1024
 """A job travels to its worker in one message of at most 4 MiB."""
 
@@ -41,9 +42,9 @@ async def prepare(job: JobSubmit, catalog: ModelCatalog | None, key: str | None)
             "idempotency_key: differs from the Idempotency-Key header.", "idempotency_key"
         )
     texts = {
-        "runtime_config": _text(job.model.runtime_config, "model.runtime_config"),
-        "input": _text(job.input.model_dump(exclude_none=True), "input"),
-        "metadata": _text(job.metadata, "metadata"),
+        "runtime_config": _shallow_text(job.model.runtime_config, "model.runtime_config"),
+        "input": _shallow_text(job.input.model_dump(exclude_none=True), "input"),
+        "metadata": _shallow_text(job.metadata, "metadata"),
     }
     if sum(len(text) for text in texts.values()) > MAX_JOB_BYTES:
         raise ApiError(
@@ -88,15 +89,36 @@ def _check_parameters(job: JobSubmit) -> None:
         raise invalid_input(message, field) from error
 
 
+def _shallow_text(value: Any, field: str) -> str:
+    if _too_deep(value):
+        raise invalid_input(f"{field}: is nested more than {MAX_DEPTH} levels deep.", field)
+    return _text(value, field)
+
+
 def _text(value: Any, field: str, *, sort_keys: bool = False) -> str:
     try:
         text = json.dumps(value, allow_nan=False, sort_keys=sort_keys, separators=(",", ":"))
-    except (ValueError, RecursionError) as error:
-        reason = f"{field}: holds a number or a depth that JSON does not have."
+    except ValueError as error:
+        reason = f"{field}: holds a number that JSON does not have."
         raise invalid_input(reason, field) from error
     if "\\ud" in text:
         _check_surrogates(value, field)
     return text
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return False
+    return True
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
 
 
 def _check_surrogates(value: Any, field: str) -> None:

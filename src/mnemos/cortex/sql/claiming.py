@@ -14,7 +14,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from ..errors import WorkerUnknownError
+from ..errors import WorkerReplacedError, WorkerUnknownError
 from ..records import ClaimRequest, LeasedJob, ModelKey
 from .queries import job_from_row
 from .transaction import Row, Transaction
@@ -79,10 +79,13 @@ class Fit:
 
 
 def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> list[LeasedJob]:
-    """Lease up to `max_jobs` jobs that fit. Raises WorkerUnknownError."""
+    """Lease up to `max_jobs` jobs that fit. Raises WorkerUnknownError, WorkerReplacedError."""
     worker = tx.one(_WORKER, {"worker_id": request.worker_id})
-    if worker is None or (request.instance_id and worker["instance_id"] != request.instance_id):
+    if worker is None:
         raise WorkerUnknownError(request.worker_id)
+    if request.instance_id and worker["instance_id"] != request.instance_id:
+        # Were it told to register, two processes of one id would take each other's jobs for ever.
+        raise WorkerReplacedError(request.worker_id)
     if worker["lost"] or tx.now - worker["last_seen"] >= SEEN_AGAIN_SECONDS:
         tx.run(_TOUCH, {"worker_id": request.worker_id, "now": tx.now})
     if request.request_id:
