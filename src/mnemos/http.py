@@ -30,6 +30,22 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 REQUEST_ID_HEADER = "x-request-id"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REASONS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "string_unicode": "holds text that is not Unicode",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+_UNREADABLE = (
+    "The body is not JSON that can be read: it is not UTF-8, nested too deep, "
+    "or holds a number with too many digits."
+)
 _BACKLOG = 2048
 _DRAIN_FACTOR = 4
 _DRAIN_SECONDS = 10.0
@@ -94,14 +110,28 @@ def describe_validation_errors(errors: Sequence[Any]) -> tuple[str, str | None]:
     if path and path[0] in {"body", "query", "path", "header"}:
         path = path[1:]
     field = ".".join(path) or None
-    reason = str(first.get("msg", "is not valid")).removeprefix("Value error, ")
-    if kind == "missing":
-        reason = "is missing"
-    sentence = f"{field or 'The body'}: {reason}"
+    reason = _reason(kind, str(first.get("msg", "is not valid")))
+    if field:
+        sentence = f"{field}: {reason}"
+    elif kind == "value_error":  # says itself what it is about
+        sentence = f"The body: {reason}"
+    else:
+        sentence = f"The body {reason}"
     more = len(errors) - 1
     if more:
         sentence += f" (and {more} more problem{'s' if more > 1 else ''})"
     return sentence.rstrip(".") + ".", field
+
+
+def _reason(kind: str, message: str) -> str:
+    """Pydantic's words as they follow the name of a field."""
+    plain = _REASONS.get(kind)
+    if plain is not None:
+        return plain
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    plain = re.sub(r"^(Input|String|List|Dictionary|Value) should\b", "must", message)
+    return plain.replace(" after validation", "")
 
 
 def install_error_handling(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
@@ -120,6 +150,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     status = 422 if error.status_code in (400, 415) else error.status_code
     code = _CODES_BY_STATUS.get(status, "invalid_input" if status < 500 else "internal")
     message = f"{str(error.detail).rstrip('.')}."
+    if isinstance(error.__cause__, (ValueError, RecursionError)):
+        message = _UNREADABLE
     if status == 404:
         message = f"There is nothing at {request.url.path}."
     elif status == 405:

@@ -29,7 +29,8 @@ class FakeCortex:
 
     Switches: `known_models`, `hold` (nothing is answered while it is set), `drop_answers` (that
     many submissions are taken but their answers get lost), `refuse_next` (codes that the next
-    jobs are refused with), `fail_prompts` (prompts whose jobs fail), `forget()` (all data gone).
+    jobs are refused with), `fail_prompts` (prompts whose jobs fail),
+    `poisonous_prompts` (a batch with one is refused whole), `forget()` (all data gone).
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class FakeCortex:
         self.finished: list[str] = []
         self.known_models = {"tiny"}
         self.fail_prompts: set[str] = set()
+        self.poisonous_prompts: set[str] = set()
         self.drop_answers = 0
         self.refuse_next: list[str] = []
         self.hold = False
@@ -185,8 +187,11 @@ def create_app(cortex: FakeCortex) -> FastAPI:
     @app.post("/api/v1/jobs/batch")
     async def batch(request: Request) -> Any:
         cortex.submissions += 1
+        jobs = (await request.json())["jobs"]
+        if any(body["input"].get("prompt") in cortex.poisonous_prompts for body in jobs):
+            raise ApiError(422, "invalid_input", "The body is not valid JSON.")
         results: list[dict[str, Any]] = []
-        for index, body in enumerate((await request.json())["jobs"]):
+        for index, body in enumerate(jobs):
             try:
                 job, created = await cortex.submit(body)
             except ApiError as error:

@@ -2,8 +2,10 @@
 
 CliError                 one sentence, a stable code, an exit status, often a hint
 ├── UsageFault           2: what was typed cannot work
+│   └── NotUnicode
 ├── NotFound             3
 ├── Unreachable          5: the server does not answer (the call may be repeated)
+├── WrongServer          5: something else answers there (repeating the call is no use)
 ├── Conflict             6: wrong state, or something is in the way
 └── TimedOut             7
 """
@@ -66,6 +68,13 @@ class UsageFault(CliError):
     default_code = "invalid_input"
 
 
+class NotUnicode(UsageFault):
+    """An argument or stdin holds bytes that no text has, and that no request can carry."""
+
+    def __init__(self) -> None:
+        super().__init__("The input holds text that is not Unicode (UTF-8).")
+
+
 class NotFound(CliError):
     """There is no such thing."""
 
@@ -78,6 +87,13 @@ class Unreachable(CliError):
 
     exit_code = ExitCode.UNREACHABLE
     default_code = "unavailable"
+
+
+class WrongServer(CliError):
+    """Something answers at the address, but not the service that is meant."""
+
+    exit_code = ExitCode.UNREACHABLE
+    default_code = "wrong_server"
 
 
 class Conflict(CliError):
@@ -93,6 +109,9 @@ class TimedOut(CliError):
     exit_code = ExitCode.TIMED_OUT
     default_code = "timeout"
 
+
+UNKNOWN_ROUTE = "not_found"
+"""What every service answers where it has nothing; a missing thing has a code of its own."""
 
 _BY_STATUS: dict[int, type[CliError]] = {
     400: UsageFault,
@@ -117,6 +136,12 @@ def error_from_response(
         return Unreachable(
             f"The server answered {status} in words that {service} does not use.",
             hint=f"check that {service} really runs at this address",
+            request_id=request_id,
+        )
+    if status == 404 and inner.get("code") == UNKNOWN_ROUTE:
+        return WrongServer(
+            f"What answers at this address is not {service}: {inner['message']}",
+            hint=f"check the address of {service}",
             request_id=request_id,
         )
     return kind(

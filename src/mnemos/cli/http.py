@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
-from .errors import CliError, TimedOut, Unreachable, UsageFault, error_from_response
+from .errors import CliError, NotUnicode, TimedOut, Unreachable, UsageFault, error_from_response
 
 Answer = TypeVar("Answer")
 
@@ -96,15 +96,18 @@ class ServiceClient:
         timeout_seconds: float = CALL_SECONDS,
     ) -> Any:
         """Send one request and give back its decoded JSON (None when there is none)."""
-        request = self._pool.build_request(
-            method,
-            path,
-            json=body,
-            content=content,
-            params=_clean(params),
-            headers=dict(headers or {}),
-            timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
-        )
+        try:
+            request = self._pool.build_request(
+                method,
+                path,
+                json=body,
+                content=content,
+                params=_clean(params),
+                headers=dict(headers or {}),
+                timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
+            )
+        except UnicodeEncodeError as error:
+            raise NotUnicode from error
         if content is not None:
             request.headers["content-type"] = "application/json"
         try:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import click
 
-from .errors import CliError, ExitCode
+from .errors import CliError, ExitCode, NotUnicode
 
 Resolved = tuple[str | None, click.Command | None, list[str]]
 
@@ -139,6 +139,8 @@ def as_cli_error(error: Exception) -> CliError:
         told = CliError(error.format_message(), code="invalid_input")
         told.exit_code = ExitCode.USAGE
         return told
+    if isinstance(error, UnicodeEncodeError):
+        return NotUnicode()
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
         return CliError(f"{what}{error.strerror or error}.", code="os_error")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .errors import ExitCode, TimedOut, Unreachable
+from .errors import CliError, ExitCode, TimedOut, Unreachable
 from .http import CortexClient
 from .output import note
 
@@ -106,6 +106,12 @@ class StatePrinter:
 def exit_code_of(job: dict[str, Any]) -> int:
     """The exit status that mirrors a finished job."""
     return _EXIT_BY_STATUS.get(job["status"], ExitCode.FAILED)
+
+
+def failure(job: dict[str, Any]) -> CliError:
+    """The error that a job ended with, as JSON mode tells it."""
+    code = str((job.get("error") or {}).get("code") or job["status"])
+    return CliError(failure_sentence(job), code=code)
 
 
 def failure_sentence(job: dict[str, Any]) -> str:

@@ -123,6 +123,8 @@ class GenomeClient:
     ) -> httpx2.Response:
         try:
             answer = await self._pool.request(method, path, json=body, params=params)
+        except UnicodeEncodeError as error:
+            raise InvalidModelError("The input holds text that is not Unicode (UTF-8).") from error
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise GenomeUnavailableError(
@@ -141,6 +143,8 @@ class GenomeClient:
             code, message, field = str(error["code"]), str(error["message"]), error.get("field")
         except (ValueError, KeyError, TypeError, AttributeError):
             return GenomeUnavailableError(f"{self.url} answers {answer.status_code}, not GENOME.")
+        if answer.status_code == 404 and code not in _ERRORS:
+            return GenomeUnavailableError(f"What answers at {self.url} is not GENOME: {message}")
         fallback = InvalidModelError if answer.status_code < 500 else GenomeUnavailableError
         return _ERRORS.get(code, fallback)(message, field)
 

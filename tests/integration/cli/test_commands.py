@@ -174,3 +174,70 @@ async def test_a_run_with_failures_exits_with_1(
 
 def _prompt(text: str) -> dict[str, object]:
     return {"prompt": text, "parameters": {}}
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+async def test_a_job_action_answers_in_json(cortex: FakeCortex, url: str, action: str) -> None:
+    cortex.hold = action == "cancel"
+    cortex.fail_prompts = {"p"}
+    job, _ = await cortex.submit(
+        {"model": {"family": "tiny"}, "input": {"prompt": "p", "parameters": {}}}
+    )
+    result = await mnemos(url, "jobs", action, job["job_id"], "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    [told] = json.loads(result.stdout)["jobs"]
+    assert told["job_id"] == job["job_id"]
+    assert result.stderr == ""
+
+
+async def test_a_job_action_tells_each_failure_in_json(cortex: FakeCortex, url: str) -> None:
+    cortex.hold = True
+    job, _ = await cortex.submit(
+        {"model": {"family": "tiny"}, "input": {"prompt": "p", "parameters": {}}}
+    )
+    result = await mnemos(url, "jobs", "cancel", "job_nope", job["job_id"], "-o", "json")
+    assert result.exit_code == 3
+    assert len(json.loads(result.stdout)["jobs"]) == 1
+    assert json.loads(result.stderr)["error"]["code"] == "job_not_found"
+
+
+async def test_a_failed_job_is_told_in_json(cortex: FakeCortex, url: str) -> None:
+    cortex.fail_prompts = {"p"}
+    result = await mnemos(url, "jobs", "submit", "--prompt", "p", "--wait", "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"] == "failed"
+    assert json.loads(result.stderr)["error"]["code"] == "out_of_memory"
+
+
+async def test_text_that_is_not_unicode_is_refused_in_a_sentence(url: str) -> None:
+    for words in (
+        ["jobs", "submit", "--prompt", "a\udcff"],
+        ["jobs", "show", "a\udcff"],
+        ["chat", "a\udcff"],
+    ):
+        result = await mnemos(url, *words)
+        assert result.exit_code == 2
+        assert "not Unicode" in result.stderr
+
+
+async def test_an_empty_question_is_wrong_usage(url: str) -> None:
+    assert (await mnemos(url, "chat", " ")).exit_code == 2
+
+
+async def test_another_server_at_the_address_is_named(url: str) -> None:
+    result = await mnemos(url, "jobs", "list", "--cortex-url", f"{url}/elsewhere")
+    assert result.exit_code == 5
+    assert "is not CORTEX" in result.stderr
+    result = await mnemos(url, "models", "list", "--genome-url", url)
+    assert result.exit_code == 5
+    assert "is not GENOME" in result.stderr
+
+
+@pytest.mark.parametrize("out", ["-", "/dev/null"])
+async def test_answers_need_a_file(url: str, tmp_path: Path, out: str) -> None:
+    source = tmp_path / "in.jsonl"
+    await asyncio.to_thread(source.write_text, '"Hi"\n')
+    result = await mnemos(url, "run", str(source), "-m", "tiny", "-o", out)
+    assert result.exit_code == 2
+    assert "is no file" in result.stderr
+    assert "the same command continues" not in result.stderr

@@ -171,13 +171,16 @@ async def test_a_bad_line_is_told_and_the_others_run(cortex: FakeCortex, tmp_pat
     assert "line 2: not JSON" in told["line-2"]["error"]["message"]
     assert told["q1"]["error"]["code"] == "invalid_input"
     assert any(note.startswith("line 2: not JSON") for note in progress.notes)
+    assert any(note.startswith("line 3: ") for note in progress.notes)
 
 
 async def test_failed_jobs_are_answers_too(cortex: FakeCortex, source: Path) -> None:
     cortex.fail_prompts = {"p3"}
+    progress = SilentProgress()
     async with serving(cortex) as url:
-        summary = await run(source, url)
+        summary = await run(source, url, progress)
     assert_each_once(source)
+    assert any(note.startswith("line 4: ") for note in progress.notes)
     assert summary.failed == 1
     answer = next(line for line in answers(source) if line["id"] == "q3")
     assert answer["error"]["code"] == "out_of_memory"
@@ -221,6 +224,42 @@ async def test_another_run_may_not_continue_this_one(cortex: FakeCortex, source:
     assert summary.answered_now == 100
     statuses = Counter(job["status"] for job in cortex.jobs.values())
     assert statuses == {"cancelled": 100, "completed": 100}
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+async def test_prompts_are_not_overwritten_through_a_link(
+    cortex: FakeCortex, source: Path, link: str
+) -> None:
+    out = source.with_name("out.jsonl")
+    getattr(out, link)(source)
+    before = await asyncio.to_thread(source.read_bytes)
+    async with serving(cortex) as url:
+        with pytest.raises(Conflict, match="over the prompts"):
+            await run(source, url, restart=True)
+    assert await asyncio.to_thread(source.read_bytes) == before
+
+
+async def test_a_damaged_record_is_refused_and_a_restart_mends_it(
+    cortex: FakeCortex, source: Path
+) -> None:
+    sidecar = sidecar_of(source.with_name("out.jsonl"))
+    sidecar.write_text('{"run_id')
+    async with serving(cortex) as url:
+        with pytest.raises(Conflict, match="not the record of a run"):
+            await run(source, url)
+        await run(source, url, restart=True)
+    assert_each_once(source)
+    assert not sidecar.exists()
+
+
+async def test_a_line_that_spoils_its_batch_does_not_hold_up_the_others(
+    cortex: FakeCortex, source: Path
+) -> None:
+    cortex.poisonous_prompts = {"p7", "p70"}
+    async with serving(cortex) as url:
+        summary = await run(source, url)
+    assert_each_once(source)
+    assert summary.failed == 2
 
 
 async def test_a_complete_run_has_nothing_to_do(cortex: FakeCortex, source: Path) -> None:

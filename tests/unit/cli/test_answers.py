@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mnemos.cli.errors import Conflict
+from mnemos.cli.errors import Conflict, UsageFault
 from mnemos.cli.runs import record as records
 from mnemos.cli.runs.answers import AnswersFile
 from mnemos.cli.runs.lines import Survey
@@ -113,3 +113,15 @@ def test_another_file_or_other_settings_are_another_run(out: Path) -> None:
     with pytest.raises(Conflict, match="family was 'tiny' and is 'large'") as refused:
         check_same_run(record, Survey(2, "abc"), RunSettings(family="large"), out)
     assert "--restart" in str(refused.value.hint)
+
+
+def test_prompts_are_not_taken_for_answers(out: Path) -> None:
+    out.parent.mkdir()
+    out.write_text('{"id": "a", "prompt": "Hi"}\n')
+    with pytest.raises(Conflict, match="is not an answer"):
+        AnswersFile(out).open()
+
+
+def test_answers_go_to_a_real_file_only() -> None:
+    with pytest.raises(UsageFault, match="no file"):
+        AnswersFile(Path("/dev/zero")).open()

@@ -49,6 +49,12 @@ def test_a_numeric_id_is_text() -> None:
         (b'{"prompt": "x", "parameters": []}', "line-9", "parameters must be an object"),
         (b'{"prompt": "x", "temperature": 0}', "line-9", "temperature belongs inside parameters"),
         (b'"\xff"', "line-9", "not JSON"),
+        (b'{"prompt": "x", "parameters": ' + b'{"a":' * 50_000, "line-9", "nested"),
+        (
+            b'{"id": "a", "prompt": "x", "parameters": {"a": ' + b"[" * 70 + b"]" * 70 + b"}}",
+            "a",
+            "nested",
+        ),
     ],
 )
 def test_a_bad_line_says_why(raw: bytes, line_id: str, words: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import CliError, ExitCode
+from ..errors import CliError, ExitCode, UsageFault
 from ..options import DEFAULT_MODEL, cortex_option
 from ..output import note
 from ..sampling import sampling_options, sampling_parameters
@@ -50,7 +50,7 @@ def chat(question: str | None, model: str, cortex_url: str, **given: Any) -> Non
     if question is None:
         _converse(talk)
     elif not question.strip():
-        raise CliError("The question is empty.", code="invalid_input")
+        raise UsageFault("The question is empty.")
     else:
         raise click.exceptions.Exit(talk.ask(question))
 

@@ -12,7 +12,7 @@ from ..errors import ExitCode, UsageFault
 from ..job_views import JOB_COLUMNS, print_job
 from ..lazy import SuggestingGroup
 from ..options import DEFAULT_MODEL, cortex_option, output_option
-from ..output import Format, emit_record, emit_rows, note
+from ..output import Format, emit_record, emit_rows, note, to_json
 from ..sampling import sampling_options, sampling_parameters
 
 STATUSES = (
@@ -237,7 +237,7 @@ def watch_job(job_id: str, cortex_url: str, output: Format) -> None:
 def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -> None:
     """Follow a job to its end and leave with the status that mirrors it."""
     from ..http import run_async
-    from ..watching import exit_code_of, failure_sentence, write_token
+    from ..watching import exit_code_of, failure, failure_sentence, write_token
 
     human = output is Format.TABLE
     shown: list[str] = []
@@ -259,7 +259,7 @@ def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -
     else:
         _print_result(job)
     if job["status"] != "completed":
-        note(failure_sentence(job))
+        note(failure_sentence(job) if human else to_json(failure(job).as_json()))
     raise click.exceptions.Exit(exit_code_of(job))
 
 
@@ -279,32 +279,26 @@ def _print_result(job: dict[str, Any]) -> None:
     if isinstance(result, str):
         click.echo(result)
     elif result is not None:
-        from ..output import to_json
-
         click.echo(to_json(result, indent=2))
 
 
 def _add_action(action: str, done: str, purpose: str) -> None:
     @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+    @output_option()
     @cortex_option()
-    def act(job_ids: tuple[str, ...], cortex_url: str) -> None:
-        from ..errors import CliError
+    def act(job_ids: tuple[str, ...], output: Format, cortex_url: str) -> None:
         from ..http import CortexClient, run_async
+        from ..steering import steer
 
-        async def send() -> int:
-            worst = ExitCode.OK
+        async def send() -> ExitCode:
             async with CortexClient(cortex_url) as cortex:
-                for job_id in job_ids:
-                    try:
-                        job = await cortex.job_action(job_id, action)
-                    except CliError as error:
-                        if len(job_ids) == 1 or error.exit_code is ExitCode.UNREACHABLE:
-                            raise
-                        worst = error.exit_code
-                        note(f"{job_id}: {error.message}")
-                    else:
-                        note(f"{job_id}: {done}; it is {job['status']} now.")
-            return worst
+                return await steer(
+                    job_ids,
+                    lambda job_id: cortex.job_action(job_id, action),
+                    output,
+                    key="jobs",
+                    sentence=lambda job_id, job: f"{job_id}: {done}; it is {job['status']} now.",
+                )
 
         raise click.exceptions.Exit(run_async(send()))
 

@@ -285,6 +285,7 @@ def _print_model(model: Mapping[str, Any]) -> None:
 @click.argument("name", metavar="FAMILY:VERSION")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--keep-files", is_flag=True, help="Only forget it; leave its files in ENGRAM.")
+@output_option()
 @genome_option()
 @engram_options
 def remove_model(
@@ -292,6 +293,7 @@ def remove_model(
     yes: bool,
     keep_files: bool,
     genome_url: str,
+    output: Format,
     engram: EngramTarget,
     data_dir: Path,
 ) -> None:
@@ -307,11 +309,16 @@ def remove_model(
 
     family, version = split_full_name(name)
     confirm(f"Remove {name}?", yes)
-    run_async(_remove(family, version, genome_url, None if keep_files else engram))
-    note(f"{name} is removed.")
+    removed = run_async(_remove(family, version, genome_url, None if keep_files else engram))
+    if output is Format.TABLE:
+        note(f"{name} is removed.")
+    else:
+        emit_record(removed, output)
 
 
-async def _remove(family: str, version: str, genome_url: str, engram: EngramTarget | None) -> None:
+async def _remove(
+    family: str, version: str, genome_url: str, engram: EngramTarget | None
+) -> dict[str, Any]:
     """GENOME forgets first: no worker may be sent to files that are going."""
     from ..sources.registry import GenomeClient, told_plainly
 
@@ -322,6 +329,7 @@ async def _remove(family: str, version: str, genome_url: str, engram: EngramTarg
         if engram is not None:
             store = engram.open()
             await store.delete_prefix(model.artifact.bucket, model.artifact_path)
+    return model.model_dump(mode="json")
 
 
 def confirm(question: str, yes: bool) -> None:

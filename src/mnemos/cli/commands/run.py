@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..errors import CliError, ExitCode
+from ..errors import ExitCode, TimedOut, Unreachable
 from ..options import DEFAULT_MODEL, cortex_option
 from ..output import note
 from ..sampling import sampling_options, sampling_parameters
@@ -84,7 +84,7 @@ def run(
     except KeyboardInterrupt:
         note(f"\nStopped. Nothing is lost: the same command continues, from what {out} holds.")
         raise
-    except CliError as error:
+    except (Unreachable, TimedOut) as error:
         error.hint = error.hint or "the same command continues where this one stopped"
         raise
     note(summary.sentence(out))

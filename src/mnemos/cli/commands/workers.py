@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from ..errors import ExitCode
 from ..lazy import SuggestingGroup
 from ..options import cortex_option, output_option
-from ..output import Column, Format, ago, emit_record, emit_rows, note, print_fields, print_table
+from ..output import Column, Format, ago, emit_record, emit_rows, print_fields, print_table
 
 
 @click.group("workers", cls=SuggestingGroup)
@@ -150,17 +151,23 @@ def _resources(resources: Mapping[str, Any]) -> str:
 
 def _add_action(action: str, done: str, purpose: str) -> None:
     @click.argument("worker_ids", nargs=-1, required=True, metavar="WORKER_ID...")
+    @output_option()
     @cortex_option()
-    def act(worker_ids: tuple[str, ...], cortex_url: str) -> None:
+    def act(worker_ids: tuple[str, ...], output: Format, cortex_url: str) -> None:
         from ..http import CortexClient, run_async
+        from ..steering import steer
 
-        async def send() -> None:
+        async def send() -> ExitCode:
             async with CortexClient(cortex_url) as cortex:
-                for worker_id in worker_ids:
-                    await cortex.worker_action(worker_id, action)
-                    note(f"{worker_id} {done}.")
+                return await steer(
+                    worker_ids,
+                    lambda worker_id: cortex.worker_action(worker_id, action),
+                    output,
+                    key="workers",
+                    sentence=lambda worker_id, _worker: f"{worker_id} {done}.",
+                )
 
-        run_async(send())
+        raise click.exceptions.Exit(run_async(send()))
 
     act.__doc__ = f"{purpose}\n\n\b\nExamples\n  mnemos workers {action} wrk_01h…"
     workers.command(action)(act)

@@ -11,12 +11,12 @@ from typing import IO, Any, Self
 
 import msgspec
 
-from ..errors import CliError, Conflict
+from ..errors import CliError, Conflict, UsageFault
 
 
 class _Written(msgspec.Struct):
     id: str
-    status: str = ""
+    status: str
 
 
 class AnswersFile:
@@ -35,8 +35,14 @@ class AnswersFile:
     def open(self) -> Self:
         """Lock the file, mend a torn last line and read the ids that are there.
 
-        Raises Conflict when another run writes it, or when a line is not an answer.
+        Raises Conflict when another run writes it, or when a line is not an answer, and
+        UsageFault for what is there and is no file.
         """
+        if str(self.path) == "-" or (self.path.exists() and not self.path.is_file()):
+            raise UsageFault(
+                f"{self.path} is no file: answers that can be continued need one.",
+                hint="write it like -o answers.jsonl",
+            )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b")
@@ -55,7 +61,11 @@ class AnswersFile:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"Another run is writing {self.path}.", code="in_use") from error
+            raise Conflict(
+                f"Another run is writing {self.path}.",
+                code="in_use",
+                hint="let it end, stop it, or choose another -o",
+            ) from error
 
     def _repair(self, file: IO[bytes]) -> None:
         """Cut off what a killed run left of its last line."""

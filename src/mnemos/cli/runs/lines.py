@@ -13,10 +13,14 @@ from ..errors import CliError, UsageFault
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_ID_CHARS = 1024
+MAX_DEPTH = 64
 SAMPLING_WORDS = frozenset(
     {"max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "raw"}
 )
 """Parameters that people like to write beside the prompt instead of inside `parameters`."""
+
+
+_TOO_DEEP = f"the line is nested more than {MAX_DEPTH} levels deep"
 
 
 class Question(NamedTuple):
@@ -68,15 +72,34 @@ def _parse(number: int, raw: bytes) -> Question:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _BadLineError(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise _BadLineError(_TOO_DEEP) from error
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise _BadLineError("a line is an object with prompt or messages, or a string")
     line_id = _read_id(value, number)
     try:
+        if _nests_deeper(value, MAX_DEPTH):
+            raise _BadLineError(_TOO_DEEP)
         return Question(line_id, number, _read_input(value))
     except _BadLineError as error:
         raise _BadLineError(str(error), line_id if "id" in value else None) from error
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return False
+    return True
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
 
 
 def _read_id(value: dict[str, Any], number: int) -> str:

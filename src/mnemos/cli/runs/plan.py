@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
+
 from .lines import BadLine, Question
 from .record import RunSettings
 
@@ -63,6 +65,12 @@ def line_id_of(job: dict[str, Any]) -> str | None:
     """Which line a job answers; None for a job that no run has made."""
     line_id = (job.get("metadata") or {}).get("line_id")
     return line_id if isinstance(line_id, str) else None
+
+
+def line_number_in(body: bytes) -> int:
+    """Which line of the file an encoded `job_body` asks."""
+    number: int = msgspec.json.decode(body)["metadata"]["line"]
+    return number
 
 
 def answer_of_job(line_id: str, job: dict[str, Any]) -> dict[str, Any]:

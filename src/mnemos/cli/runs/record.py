@@ -60,7 +60,7 @@ def load(path: Path) -> RunRecord | None:
     except msgspec.DecodeError as error:
         raise Conflict(
             f"{path} is not the record of a run ({error}).",
-            hint="start over with --restart",
+            hint="choose another -o, or delete the answers and start over with --restart",
         ) from error
 
 

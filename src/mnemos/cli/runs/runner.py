@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from .plan import (
     answer_of_job,
     job_body,
     line_id_of,
+    line_number_in,
     refused,
     tokens_of,
 )
@@ -125,7 +126,7 @@ class BatchRun:
             bad = [line for line in chunk if isinstance(line, BadLine)]
             questions = [line for line in chunk if isinstance(line, Question)]
             if bad:
-                self._tell_bad(bad)
+                self._tell((line.number, line.message) for line in bad)
                 await self._write([answer_of_bad_line(line) for line in bad])
             for bodies in self._batches(questions):
                 await self._wait_for_room(len(bodies))
@@ -166,17 +167,36 @@ class BatchRun:
         """Submit until each is either accepted or refused for good."""
         while bodies:
             content = b'{"jobs":[' + b",".join(bodies.values()) + b"]}"
-            results = await self._patience.call(
-                _bound(self._cortex.submit_batch, content, max(CALL_SECONDS, SUBMIT_SECONDS))
-            )
+            try:
+                results = await self._patience.call(
+                    _bound(self._cortex.submit_batch, content, max(CALL_SECONDS, SUBMIT_SECONDS))
+                )
+            except UsageFault as error:
+                await self._submit_halves(bodies, error)
+                return
             taken, later, errors = self._sort_results(bodies, results)
             async with self._changed:
                 self._outstanding.update(taken)
                 self._changed.notify_all()
-            await self._write([refused(line_id, error) for line_id, error in errors.items()])
+            await self._refuse(bodies, errors)
             bodies = later
             if bodies:
                 await asyncio.sleep(RETRY_REFUSED_SECONDS)
+
+    async def _submit_halves(self, bodies: dict[str, bytes], error: UsageFault) -> None:
+        """A line that spoils the whole request is found, so that the others are still asked."""
+        if len(bodies) == 1:
+            told = error.as_json()["error"]
+            await self._refuse(bodies, dict.fromkeys(bodies, told))
+            return
+        lines = list(bodies.items())
+        middle = len(lines) // 2
+        await self._submit_bodies(dict(lines[:middle]))
+        await self._submit_bodies(dict(lines[middle:]))
+
+    async def _refuse(self, bodies: dict[str, bytes], errors: dict[str, dict[str, Any]]) -> None:
+        self._tell((line_number_in(bodies[key]), error["message"]) for key, error in errors.items())
+        await self._write([refused(line_id, error) for line_id, error in errors.items()])
 
     def _sort_results(
         self, bodies: dict[str, bytes], results: list[dict[str, Any]]
@@ -229,12 +249,17 @@ class BatchRun:
 
     async def _take_page(self, page: dict[str, Any]) -> None:
         jobs = page["jobs"]
-        answers = [
-            answer_of_job(line_id, job)
+        answered = [
+            (line_id, job)
             for job in jobs
             if (line_id := line_id_of(job)) is not None and line_id not in self._answers.done
         ]
-        await self._write(answers)
+        self._tell(
+            (job["metadata"].get("line"), job["error"]["message"])
+            for _, job in answered
+            if job.get("error")
+        )
+        await self._write([answer_of_job(line_id, job) for line_id, job in answered])
         async with self._changed:
             for job in jobs:
                 self._outstanding.pop(line_id_of(job) or "", None)
@@ -274,13 +299,13 @@ class BatchRun:
         self.tokens += tokens
         self._progress.advance(len(self._answers.done), self._answers.failed, tokens)
 
-    def _tell_bad(self, bad: list[BadLine]) -> None:
-        for line in bad:
+    def _tell(self, failures: Iterable[tuple[int, str]]) -> None:
+        for number, message in failures:
             self._bad_lines += 1
             if self._bad_lines <= SHOWN_BAD_LINES:
-                self._progress.note(f"line {line.number}: {line.message}")
+                self._progress.note(f"line {number}: {message}")
             elif self._bad_lines == SHOWN_BAD_LINES + 1:
-                self._progress.note("More bad lines follow; each is told in the answers file.")
+                self._progress.note("More lines failed; each is told in the answers file.")
 
 
 def _bound(call: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ async def run_file(
     Raises CliError: Unreachable when CORTEX is not up, Conflict when OUT belongs to another run.
     On cancel everything written so far is kept, and so is the record to continue from.
     """
-    if request.source.absolute() == request.out.absolute():
+    if request.out.exists() and request.out.samefile(request.source):
         raise Conflict("The answers cannot be written over the prompts.", hint="choose another -o")
     found = await asyncio.to_thread(survey, request.source)
     async with CortexClient(request.cortex_url) as cortex:
@@ -75,10 +76,10 @@ async def _begin(
 ) -> RunRecord | None:
     """The record to run with; None when OUT is complete."""
     sidecar = sidecar_of(request.out)
-    known = await asyncio.to_thread(records.load, sidecar) if sidecar.exists() else None
     if request.restart:
-        await _forget(known, sidecar, answers, cortex)
-        known = None
+        await cortex.call("GET", "/health")  # nothing is deleted for a run that cannot begin
+        await _forget(sidecar, answers, cortex)
+    known = await asyncio.to_thread(records.load, sidecar)
     if known is None and answers.done:
         return await asyncio.to_thread(_nothing_left_or_refuse, request, answers)
     await cortex.call("GET", "/health")
@@ -103,10 +104,11 @@ def _nothing_left_or_refuse(request: RunRequest, answers: AnswersFile) -> None:
         )
 
 
-async def _forget(
-    known: RunRecord | None, sidecar: Path, answers: AnswersFile, cortex: CortexClient
-) -> None:
+async def _forget(sidecar: Path, answers: AnswersFile, cortex: CortexClient) -> None:
     """Delete an earlier run's answers and cancel what of it is still waiting."""
+    known: RunRecord | None = None
+    with contextlib.suppress(Conflict):  # a damaged record names no jobs to cancel
+        known = await asyncio.to_thread(records.load, sidecar)
     await asyncio.to_thread(answers.clear)
     await asyncio.to_thread(sidecar.unlink, missing_ok=True)
     if known is None:
