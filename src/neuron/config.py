@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     model_load_timeout: float = Field(default=1800, gt=0)  # seconds
     model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
     allow_remote_code: bool = False
+    allow_pickle: bool = False
     vllm_python: str | None = None
     pytorch_python: str | None = None
     transformers_python: str | None = None

@@ -110,26 +110,25 @@ def test_sigterm_lets_short_jobs_finish(stack: Stack) -> None:
     assert [stack.job(job_id)["status"] for job_id in job_ids] == ["completed"] * 4
 
 
-def test_no_worker_or_engine_outlives_a_killed_up(stack: Stack) -> None:
+def test_a_killed_up_leaves_nothing_behind_and_starts_again_at_once(stack: Stack) -> None:
     http_port, grpc_port, genome_port, worker_port = free_ports(4)
-    up = stack.spawn(
-        "second-up",
-        [
-            *MNEMOS,
-            "up",
-            f"--data-dir={stack.root / 'second'}",
-            f"--http-port={http_port}",
-            f"--grpc-port={grpc_port}",
-            f"--genome-port={genome_port}",
-            f"--worker-port={worker_port}",
-        ],
-        stack.cli_environment(),
-    )
+    command = [
+        *MNEMOS,
+        "up",
+        f"--data-dir={stack.root / 'second'}",
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--genome-port={genome_port}",
+        f"--worker-port={worker_port}",
+    ]
+    up = stack.spawn("second-up", command, stack.cli_environment())
     stack.wait_for_http(f"http://127.0.0.1:{worker_port}/ready", up)
     children = psutil.Process(up.pid).children(recursive=True)
 
     up.kill()
+    again = stack.spawn("second-up", command, stack.cli_environment())
 
     assert children
     _, left = psutil.wait_procs(children, timeout=10)
     assert not left, f"left behind: {left}"
+    stack.wait_for_http(f"http://127.0.0.1:{worker_port}/ready", again)

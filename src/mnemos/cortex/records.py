@@ -311,6 +311,7 @@ class HeartbeatRecord:
     resources: str | None
     models: str
     acknowledged_actions: Sequence[str] = ()
+    instance_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,11 +124,17 @@ class WorkerStore(Protocol):
     async def register(self, registration: Registration) -> float:
         """Make a worker known, and return when. A new instance loses the old one's jobs."""
 
-    async def deregister(self, worker_id: str, reason: str) -> None:
-        """Forget a worker and release what it holds. Forgetting twice is fine."""
+    async def deregister(self, worker_id: str, reason: str, instance_id: str = "") -> None:
+        """Forget a worker and release what it holds. Forgetting twice is fine.
+
+        An instance that another one replaced forgets nothing.
+        """
 
     async def heartbeat(self, heartbeat: HeartbeatRecord) -> list[ActionRecord]:
-        """Note how a worker is; return its open actions. Raises WorkerUnknownError."""
+        """Note how a worker is; return its open actions.
+
+        Raises WorkerUnknownError, WorkerReplacedError.
+        """
 
     async def touch_worker(self, worker_id: str) -> None:
         """Note that a worker was heard. Raises WorkerUnknownError."""

@@ -35,7 +35,8 @@ class Description:
 
     name: str = ""
     description: str = ""
-    runtime: str = "transformers"
+    runtime: str | None = None
+    """None: pytorch for custom models (they carry a signature.json), else transformers."""
     runtime_config: Mapping[str, Any] | None = None
     min_gpu_memory_gb: float = 0.0
     min_ram_gb: float = 0.0
@@ -100,7 +101,7 @@ def model_body(
             {"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files
         ],
         "runtime": {
-            "type": description.runtime,
+            "type": description.runtime or _runtime_for(manifest),
             "config": dict(description.runtime_config or {}),
         },
         "requirements": {
@@ -112,6 +113,11 @@ def model_body(
         "metadata": dict(description.metadata or {}),
         "input_schema": dict(description.input_schema) if description.input_schema else None,
     }
+
+
+def _runtime_for(manifest: Manifest) -> str:
+    is_custom = any(file.path == "signature.json" for file in manifest.files)
+    return "pytorch" if is_custom else "transformers"
 
 
 class _Meter:

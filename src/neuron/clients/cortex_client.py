@@ -162,7 +162,9 @@ class CortexClient:
 
     async def deregister_worker(self, worker_id: str, reason: str = "") -> None:
         """Make CORTEX forget the worker; jobs it still holds go back to the queue."""
-        request = pb.DeregisterWorkerRequest(worker_id=worker_id, reason=reason)
+        request = pb.DeregisterWorkerRequest(
+            worker_id=worker_id, reason=reason, instance_id=self.instance_id
+        )
         await self._call(lambda: self.stub.DeregisterWorker(request, timeout=self.timeout))
         logger.info("worker_deregistered", worker_id=worker_id)
 
@@ -181,6 +183,7 @@ class CortexClient:
         request.acknowledged_action_ids.extend(acknowledged_action_ids or [])
         request.total_jobs_completed = total_completed
         request.total_jobs_failed = total_failed
+        request.instance_id = self.instance_id
         answer = await self._call(lambda: self.stub.Heartbeat(request, timeout=self.timeout))
         actions = [a for a in map(convert_worker.from_action, answer.actions) if a is not None]
         return HeartbeatAnswer(

@@ -27,6 +27,8 @@ class EngineSettings(BaseModel):
     """A model's files lie in model_cache_dir/family/version."""
     allow_remote_code: bool = False
     """Whether a model's own Python code may run (NEURON_ALLOW_REMOTE_CODE)."""
+    allow_pickle: bool = False
+    """Whether pickled models may be loaded, which can run any code (NEURON_ALLOW_PICKLE)."""
     max_batch_size: int = Field(default=32, ge=1)
     """The most requests that are generated together; more wait in the engine."""
     python: dict[RuntimeType, str] = Field(default_factory=dict)

@@ -12,28 +12,43 @@ import sys
 from ..errors import InvalidInputError, RuntimeUnavailableError
 from ..models.runtime import RuntimeType
 from .base import BaseRuntime
+from .interpreter import interpreter_lack
 
 _CLASSES: dict[RuntimeType, tuple[str, str]] = {
+    RuntimeType.PYTORCH: (".pytorch_runtime", "PyTorchRuntime"),
     RuntimeType.TRANSFORMERS: (".transformers_runtime", "TransformersRuntime"),
+    RuntimeType.VLLM: (".vllm_runtime", "VLLMRuntime"),
 }
 _NEEDED_MODULES: dict[RuntimeType, tuple[str, ...]] = {
+    RuntimeType.PYTORCH: ("torch", "safetensors"),
     RuntimeType.TRANSFORMERS: ("torch", "transformers", "safetensors", "jinja2"),
+    RuntimeType.VLLM: ("vllm", "torch", "transformers", "jinja2", "msgspec", "pydantic", "psutil"),
 }
+_SEPARATE = {RuntimeType.VLLM: "NEURON_VLLM_PYTHON"}
+"""Runtimes that pin their own torch, and the setting that names the interpreter they are in."""
 
 
 def runtime_availability(runtime: RuntimeType, python: str | None = None) -> str | None:
     """Why a runtime cannot run here, in one sentence; None if it can.
 
-    Cheap and free of imports. Another interpreter's packages are looked at by its engine only.
+    Free of imports; cheap, but for the first look at another interpreter, which starts it.
     """
     if runtime not in _CLASSES:
         offered = " and ".join(sorted(_CLASSES))
         return f"this version of NEURON runs {offered} models only, not {runtime}"
     if python is not None and python != sys.executable:
-        return None
+        if runtime not in _SEPARATE:
+            return None  # its engine tells
+        lack = interpreter_lack(python, _NEEDED_MODULES[runtime])
+        return None if lack is None else f"the runtime {runtime} cannot run: {lack}"
     missing = [name for name in _NEEDED_MODULES[runtime] if importlib.util.find_spec(name) is None]
     if not missing:
         return None
+    if runtime in _SEPARATE:
+        return (
+            f"the runtime {runtime} needs {', '.join(missing)}, not installed here: install "
+            f"{runtime} in an environment of its own and name its Python with {_SEPARATE[runtime]}"
+        )
     return (
         f"the runtime {runtime} needs {', '.join(missing)}, not installed here; "
         f"install mnemos-neuron[{runtime}]"

@@ -9,7 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import InvalidInputError
-from ..models.runtime import CONFIG_BY_RUNTIME, RuntimeConfig, RuntimeType, TransformersConfig
+from ..models.runtime import (
+    CONFIG_BY_RUNTIME,
+    PyTorchConfig,
+    RuntimeConfig,
+    RuntimeType,
+    TransformersConfig,
+)
 from .base import EngineSettings
 
 SPREAD_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
@@ -36,16 +42,31 @@ def check_config(
             "trust_remote_code is the worker operator's decision: this worker runs no code from "
             "models (its operator can allow it with NEURON_ALLOW_REMOTE_CODE=true)"
         )
+    if isinstance(parsed, TransformersConfig | PyTorchConfig):
+        _check_device(parsed.device)
     if isinstance(parsed, TransformersConfig):
-        _check_devices(parsed)
+        _check_device_map(parsed)
+    if isinstance(parsed, PyTorchConfig):
+        _check_amp(parsed)
     return parsed
 
 
-def _check_devices(config: TransformersConfig) -> None:
-    if config.device != "auto" and not _DEVICE.fullmatch(config.device):
+def _check_device(device: str) -> None:
+    if device != "auto" and not _DEVICE.fullmatch(device):
         raise InvalidInputError(
-            f"runtime_config: device: {config.device!r} is not auto, cpu, cuda, cuda:N or mps"
+            f"runtime_config: device: {device!r} is not auto, cpu, cuda, cuda:N or mps"
         )
+
+
+def _check_amp(config: PyTorchConfig) -> None:
+    if config.use_amp and config.dtype in {"float16", "bfloat16"}:
+        raise InvalidInputError(
+            f"runtime_config: use_amp keeps the weights in float32 and dtype asks for "
+            f"{config.dtype}: give one of them"
+        )
+
+
+def _check_device_map(config: TransformersConfig) -> None:
     device_map = config.device_map
     if (
         device_map is not None

@@ -233,6 +233,7 @@ def default_engine_factory(settings: Settings) -> EngineFactory:
     engine_settings = EngineSettings(
         model_cache_dir=settings.model_cache_dir,
         allow_remote_code=settings.allow_remote_code,
+        allow_pickle=settings.allow_pickle,
         max_batch_size=settings.max_batch_size,
         python={runtime: python for runtime, python in named.items() if python},
         log_level=settings.log_level,

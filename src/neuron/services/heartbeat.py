@@ -12,7 +12,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
-from ..errors import NeuronError, WorkerUnknownError
+from ..errors import ConfigurationError, NeuronError, WorkerUnknownError
 from ..models.action import Action, HeartbeatAnswer
 from ..models.lease import AttemptRef
 from ..models.worker import Heartbeat, LoadedModel, SystemResources, WorkerStatus
@@ -108,7 +108,11 @@ class HeartbeatService(Service):
         self._poke.set()
 
     async def run(self) -> None:
-        """Send until cancelled; after a failure sooner than the interval, with backoff."""
+        """Send until cancelled; after a failure sooner than the interval, with backoff.
+
+        Raises:
+            ConfigurationError: another process registered under this worker's id.
+        """
         backoff = Backoff(initial=0.5, maximum=max(0.5, self.interval_seconds))
         while True:
             try:
@@ -117,6 +121,8 @@ class HeartbeatService(Service):
                 if self._on_unknown is not None:
                     await self._on_unknown()
                 await asyncio.sleep(backoff.next_delay())
+            except ConfigurationError:
+                raise
             except NeuronError as error:
                 self._note_failure(error)
                 await asyncio.sleep(min(backoff.next_delay(), self.interval_seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cortex_tools import StoreTools
 
-from mnemos.cortex.errors import WorkerNotFoundError, WorkerUnknownError
+from mnemos.cortex.errors import WorkerNotFoundError, WorkerReplacedError, WorkerUnknownError
 from mnemos.cortex.records import AttemptRef, DesiredState, HeartbeatRecord
 from mnemos.cortex.state_machine import JobState
 
@@ -79,6 +79,21 @@ async def test_a_worker_that_leaves_hands_its_jobs_back(tools: StoreTools) -> No
     await tools.store.deregister("wrk_a", "again")
     job = await tools.store.get_job(job_id)
     assert (job.status, job.retries_used) == (JobState.PENDING, 0)
+    assert await tools.store.list_workers() == []
+
+
+async def test_a_process_that_was_replaced_neither_beats_nor_takes_its_successor_along(
+    tools: StoreTools,
+) -> None:
+    await tools.register(instance="one")
+    await tools.register(instance="two")
+
+    with pytest.raises(WorkerReplacedError):
+        await tools.store.heartbeat(beat(instance_id="one"))
+    await tools.store.deregister("wrk_a", "the zombie leaves", "one")
+
+    assert len(await tools.store.list_workers()) == 1
+    await tools.store.deregister("wrk_a", "the worker leaves", "two")
     assert await tools.store.list_workers() == []
 
 

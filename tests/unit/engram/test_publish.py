@@ -44,6 +44,14 @@ async def test_what_is_pushed_can_be_fetched_by_its_description(
     assert progress[-1].done_bytes == progress[-1].total_bytes == body["artifact"]["size_bytes"]
 
 
+async def test_a_custom_model_is_told_by_its_signature(store: ObjectStore, model: Path) -> None:
+    assert (await push_directory(store, model, "plain", "1"))["runtime"]["type"] == "transformers"
+    (model / "signature.json").write_text("{}")
+    assert (await push_directory(store, model, "custom", "1"))["runtime"]["type"] == "pytorch"
+    said = Description(runtime="vllm")
+    assert (await push_directory(store, model, "said", "1", said))["runtime"]["type"] == "vllm"
+
+
 async def test_pushing_again_leaves_nothing_of_the_first_time(
     store: ObjectStore, model: Path
 ) -> None:

@@ -81,9 +81,8 @@ def pull_model(
 @click.option(
     "--runtime",
     type=click.Choice(["transformers", "vllm", "pytorch"]),
-    default="transformers",
-    show_default=True,
-    help="What runs it unless a job says otherwise.",
+    help="What runs it unless a job says otherwise.  [default: pytorch for a folder with a "
+    "signature.json, else transformers]",
 )
 @click.option("--description", default="", help="One sentence for people.  [default: none]")
 @click.option("--tag", "tags", multiple=True, help="May be repeated.")
@@ -97,7 +96,7 @@ def pull_model(
 def push_model(
     folder: Path,
     name: str,
-    runtime: str,
+    runtime: str | None,
     description: str,
     tags: tuple[str, ...],
     exclude: tuple[str, ...],

@@ -32,12 +32,13 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Run in a child before it becomes another program: SIGTERM when its parent is gone.
+    """Run in a child before it becomes another program: SIGKILL when its parent is gone.
 
-    It holds for kill -9 of the parent too; the child then drains and ends by itself. Linux only.
+    The parent is CORTEX too: with it gone there is nobody to hand jobs back to, and whoever starts
+    it again at once wants the ports back. Linux only.
     """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class WorkerProcess:

@@ -74,6 +74,7 @@ def heartbeat(request: pb.HeartbeatRequest) -> HeartbeatRecord:
         resources=json.dumps(_resources(request.resources)) if known else None,
         models=json.dumps([_model(model) for model in request.models]),
         acknowledged_actions=list(request.acknowledged_action_ids),
+        instance_id=request.instance_id,
     )
 
 

@@ -101,7 +101,8 @@ class CortexService(rpc.CortexServiceServicer):
         self, request: pb.DeregisterWorkerRequest, context: Context
     ) -> pb.DeregisterWorkerResponse:
         """Forget a worker; what it holds goes back at once."""
-        await self._store.deregister(request.worker_id, request.reason[: incoming.MAX_TEXT])
+        reason = request.reason[: incoming.MAX_TEXT]
+        await self._store.deregister(request.worker_id, reason, request.instance_id)
         self._runtimes.pop(request.worker_id, None)
         _log.info("worker.deregistered", worker_id=request.worker_id, reason=request.reason)
         return pb.DeregisterWorkerResponse()

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from ..errors import WorkerNotFoundError, WorkerUnknownError
+from ..errors import WorkerNotFoundError, WorkerReplacedError, WorkerUnknownError
 from ..notifier import worker_topic
 from ..records import (
     ActionRecord,
@@ -22,6 +22,7 @@ from .submitting import add_action
 from .transaction import Row, Transaction
 from .transitions import JOB_COLUMNS
 
+_KNOWN_INSTANCE = "SELECT instance_id FROM workers WHERE worker_id = :worker_id"
 _FIND = "SELECT * FROM workers WHERE worker_id = :worker_id"
 _HELD = f"""
 SELECT {JOB_COLUMNS} FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
@@ -101,8 +102,16 @@ def _replace_instance(tx: Transaction, known: Row, random: Random) -> None:
         add_action(tx, worker_id, "pause", "paused before the worker started anew")
 
 
-def deregister(tx: Transaction, worker_id: str, reason: str) -> None:
+def was_replaced(tx: Transaction, worker_id: str, instance_id: str) -> bool:
+    """Whether another process has registered under this one's worker id."""
+    known = tx.one(_KNOWN_INSTANCE, {"worker_id": worker_id})
+    return known is not None and bool(instance_id) and known["instance_id"] != instance_id
+
+
+def deregister(tx: Transaction, worker_id: str, reason: str, instance_id: str) -> None:
     """Forget a worker; what it still holds goes back to the queue."""
+    if was_replaced(tx, worker_id, instance_id):
+        return
     for job in tx.all(_HELD, {"worker_id": worker_id}):
         release_attempt(tx, job, reason or "the worker left")
     tx.run("DELETE FROM workers WHERE worker_id = :worker_id", {"worker_id": worker_id})
@@ -111,6 +120,8 @@ def deregister(tx: Transaction, worker_id: str, reason: str) -> None:
 
 def heartbeat(tx: Transaction, beat: HeartbeatRecord) -> list[ActionRecord]:
     """Note how a worker is; return what it is still asked to do."""
+    if was_replaced(tx, beat.worker_id, beat.instance_id):
+        raise WorkerReplacedError(beat.worker_id)
     changed = tx.run(
         _HEARTBEAT,
         {

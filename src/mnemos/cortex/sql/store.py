@@ -226,12 +226,12 @@ class SqliteStore:
         random = self._random
         return await self._writer.run(lambda tx: fleet.register(tx, registration, random))
 
-    async def deregister(self, worker_id: str, reason: str) -> None:
-        """Forget a worker and release what it holds. Forgetting twice is fine."""
-        await self._writer.run(lambda tx: fleet.deregister(tx, worker_id, reason))
+    async def deregister(self, worker_id: str, reason: str, instance_id: str = "") -> None:
+        """Forget a worker and release what it holds; nothing for an instance that was replaced."""
+        await self._writer.run(lambda tx: fleet.deregister(tx, worker_id, reason, instance_id))
 
     async def heartbeat(self, heartbeat: HeartbeatRecord) -> list[ActionRecord]:
-        """Note how a worker is; return its open actions. Raises WorkerUnknownError."""
+        """Note how a worker is; return its open actions."""
         return await self._writer.run(lambda tx: fleet.heartbeat(tx, heartbeat))
 
     async def touch_worker(self, worker_id: str) -> None:

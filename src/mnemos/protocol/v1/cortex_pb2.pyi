@@ -473,15 +473,19 @@ class DeregisterWorkerRequest(google.protobuf.message.Message):
 
     WORKER_ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     reason: builtins.str
+    instance_id: builtins.str
+    """A process that another one replaced under the same id changes nothing."""
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         reason: builtins.str = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["reason", b"reason", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "reason", b"reason", "worker_id", b"worker_id"]) -> None: ...
 
 global___DeregisterWorkerRequest = DeregisterWorkerRequest
 
@@ -529,12 +533,14 @@ class HeartbeatRequest(google.protobuf.message.Message):
     STATUS_REASON_FIELD_NUMBER: builtins.int
     TOTAL_JOBS_COMPLETED_FIELD_NUMBER: builtins.int
     TOTAL_JOBS_FAILED_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     status: global___WorkerStatus.ValueType
     status_reason: builtins.str
     """Why the worker is in status ERROR or takes no jobs."""
     total_jobs_completed: builtins.int
     total_jobs_failed: builtins.int
+    instance_id: builtins.str
     @property
     def current_jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptRef]: ...
     @property
@@ -558,9 +564,10 @@ class HeartbeatRequest(google.protobuf.message.Message):
         status_reason: builtins.str = ...,
         total_jobs_completed: builtins.int = ...,
         total_jobs_failed: builtins.int = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["resources", b"resources", "timestamp", b"timestamp"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledged_action_ids", b"acknowledged_action_ids", "current_jobs", b"current_jobs", "models", b"models", "resources", b"resources", "status", b"status", "status_reason", b"status_reason", "timestamp", b"timestamp", "total_jobs_completed", b"total_jobs_completed", "total_jobs_failed", b"total_jobs_failed", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged_action_ids", b"acknowledged_action_ids", "current_jobs", b"current_jobs", "instance_id", b"instance_id", "models", b"models", "resources", b"resources", "status", b"status", "status_reason", b"status_reason", "timestamp", b"timestamp", "total_jobs_completed", b"total_jobs_completed", "total_jobs_failed", b"total_jobs_failed", "worker_id", b"worker_id"]) -> None: ...
 
 global___HeartbeatRequest = HeartbeatRequest
 

@@ -1,0 +1,1 @@
+"""How custom PyTorch models are loaded, fed and batched. Imported in engine processes only."""

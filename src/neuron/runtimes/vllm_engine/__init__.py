@@ -1,0 +1,1 @@
+"""The vLLM runtime's engine: what lies between our words and vLLM's."""
