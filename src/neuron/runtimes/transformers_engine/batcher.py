@@ -16,6 +16,7 @@ import torch
 
 from ...errors import EngineCrashedError, NeuronError, OutOfMemoryError
 from ...models.job import JobOutput
+from ..torch_faults import is_device_lost, is_out_of_memory
 from .decoder import Decoder
 from .row import Piece, Row
 from .sampling import NOT_A_TOKEN, Penalties, looks_back, sample
@@ -31,20 +32,6 @@ _MAX_PADDING = 1.3
 _STOP_SECONDS = 30.0
 
 Deliver = Callable[[list[tuple[Row, Piece]]], None]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whichever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def is_fatal(error: BaseException) -> bool:
-    """Whether the device is lost: after such an error every further call fails too."""
-    if is_out_of_memory(error):
-        return False
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
 
 
 class Batcher:
@@ -282,7 +269,7 @@ class Batcher:
 
     def _on_failure(self, error: BaseException) -> None:
         group = self._rows[self._running :]
-        if is_fatal(error):
+        if is_device_lost(error):
             logger.error("the device is lost: %s", error)
             self._broken = f"the device of {self._model} failed: {error}"
             self._fail(self._all_rows(), EngineCrashedError(self._broken))

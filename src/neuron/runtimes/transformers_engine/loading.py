@@ -23,7 +23,7 @@ from ...errors import (
 )
 from ...models.runtime import TransformersConfig
 from ..runtime_config import SPREAD_MAPS
-from .batcher import is_out_of_memory
+from ..torch_faults import is_out_of_memory
 from .hardware import default_device, has_fast_bfloat16
 from .packing import pack_linears
 
