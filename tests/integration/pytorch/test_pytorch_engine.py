@@ -51,6 +51,18 @@ async def test_jobs_share_calls_across_the_process_border(make_engine: Any, form
     assert alone.result[0]["logits"] == pytest.approx(outputs[5].result[0]["logits"], abs=1e-5)
 
 
+async def test_a_compiled_model_answers_as_the_plain_one(make_engine: Any) -> None:
+    plain, compiled = make_engine("exported"), make_engine("exported", batch_size=4, compile=True)
+    await plain.start(LOAD_SECONDS)
+    await compiled.start(2 * LOAD_SECONDS)
+    assert psutil.Process(compiled.pid).children() == [], "the compiler's helpers are still there"
+
+    given = JobInput(inputs=[ROW] * 4)
+    wanted = (await answer(plain, given)).result[3]["logits"]
+
+    assert (await answer(compiled, given)).result[3]["logits"] == pytest.approx(wanted, rel=1e-4)
+
+
 async def test_a_bad_row_crosses_the_border_as_itself(make_engine: Any) -> None:
     engine = make_engine("exported")
     await engine.start(LOAD_SECONDS)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import tiny_torch
 import torch
@@ -196,15 +195,6 @@ async def test_config_is_honoured(load: Any, form: str, config: dict[str, Any]) 
     logits = [row["logits"] for row in output.result]
     assert close(logits, expected(ROWS[:3]), 0.05)
     assert close(logits, expected(ROWS[:3]), 1e-6) == ("num_workers" in config)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler raises its own
-async def test_a_compiled_model_answers_the_same(load: Any) -> None:
-    children = len(psutil.Process().children())
-    runtime = await load("exported", batch_size=4, compile=True)
-    assert len(psutil.Process().children()) == children
-    output = await runtime.execute(job(*ROWS))
-    assert close([row["logits"] for row in output.result], expected(ROWS), 1e-4)
 
 
 @pytest.mark.parametrize(
