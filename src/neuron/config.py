@@ -88,7 +88,14 @@ class Settings(BaseSettings):
     max_concurrent_jobs: int = Field(default=1, ge=1, le=1024)
     max_model_size_gb: float = Field(default=40, gt=0)
     max_batch_size: int = Field(default=32, ge=1, le=1024)
-    max_loaded_models: int = Field(default=1, ge=1, le=64)
+    max_loaded_models: int = Field(default=8, ge=1, le=64)
+    engine_memory_mb: int | None = Field(default=None, ge=256)  # None: 85 % of what there is
+    pinned_models: Annotated[list[str], CommaSeparated] = Field(default_factory=list)
+    model_idle_seconds: float = Field(default=1800, ge=0)  # 0: models stay until room is needed
+    engine_stall_seconds: float = Field(default=120, gt=0)
+    input_buckets: Annotated[list[str], CommaSeparated] = Field(
+        default_factory=lambda: ["mnemos-artifacts"]
+    )
     model_load_timeout: float = Field(default=1800, gt=0)  # seconds
     model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
     allow_remote_code: bool = False
@@ -127,6 +134,22 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = [name.strip().lower() for name in value.split(",") if name.strip()]
         return list(dict.fromkeys(value)) if isinstance(value, list) else value
+
+    @field_validator("pinned_models", "input_buckets", mode="before")
+    @classmethod
+    def _list_from_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("pinned_models")
+    @classmethod
+    def _models_have_versions(cls, value: list[str]) -> list[str]:
+        for name in value:
+            family, colon, version = name.partition(":")
+            if not (family and colon and version):
+                raise ValueError(f"{name!r} is not of the form family:version")
+        return value
 
     @field_validator("worker_tags", mode="before")
     @classmethod

@@ -24,6 +24,7 @@ from ..models.job import (
     JobType,
     LeasedJob,
     ResumeState,
+    RowResult,
     StreamChunk,
 )
 from ..models.lease import (
@@ -122,7 +123,7 @@ def _refusal(error: Exception) -> str:
 def _leased(message: pb.LeasedJob) -> LeasedJob:
     resume = None
     if message.HasField("resume"):
-        resume = ResumeState(token_ids=list(message.resume.token_ids), text=message.resume.text)
+        resume = _resume_state(message.resume)
     # A time_left of zero means that the timeout ran out on the way: the job times out at once.
     time_left = from_duration(message.time_left) if message.HasField("time_left") else None
     job = _job(message.job)
@@ -132,7 +133,23 @@ def _leased(message: pb.LeasedJob) -> LeasedJob:
         lease_seconds=from_duration(message.lease),
         time_left_seconds=job.timeout_seconds if time_left is None else max(time_left, 1e-3),
         resume=resume,
+        engine_crashes=message.engine_crashes,
     )
+
+
+def _resume_state(message: pb.ResumeState) -> ResumeState:
+    return ResumeState(
+        token_ids=list(message.token_ids),
+        text=message.text,
+        rows=[
+            RowResult(index=row.index, result=decode_json(row.result_json, {}))
+            for row in message.rows
+        ],
+    )
+
+
+def _to_row(row: RowResult) -> pb.RowResult:
+    return pb.RowResult(index=row.index, result_json=encode_json(row.result))
 
 
 def _job(message: pb.JobSpec) -> JobSpec:
@@ -198,7 +215,7 @@ def to_status_update(update: StatusUpdate) -> pb.StatusUpdate:
 
 def to_chunk(chunk: StreamChunk) -> pb.StreamChunk:
     """Return the message of a stream chunk."""
-    return pb.StreamChunk(
+    message = pb.StreamChunk(
         job_id=chunk.job_id,
         attempt=chunk.attempt,
         sequence=chunk.sequence,
@@ -208,6 +225,9 @@ def to_chunk(chunk: StreamChunk) -> pb.StreamChunk:
         timestamp=to_timestamp(chunk.timestamp),
         token_ids=chunk.token_ids,
     )
+    if chunk.row is not None:
+        message.row.CopyFrom(_to_row(chunk.row))
+    return message
 
 
 def from_acks(response: pb.StreamResultResponse) -> list[StreamAck]:
@@ -245,6 +265,7 @@ def _error_details(details: ErrorDetails) -> pb.ErrorDetails:
         code=_ERROR_CODE[details.code],
         retryable=details.retryable,
         details_json=encode_json(more) if more else "",
+        engine_jobs=details.engine_jobs,
     )
 
 
@@ -256,4 +277,8 @@ def to_released(released: ReleasedJob) -> pb.ReleasedJob:
     if released.progress is not None:
         message.progress.token_ids.extend(released.progress.token_ids)
         message.progress.text = released.progress.text
+        message.progress.rows.extend(map(_to_row, released.progress.rows))
+    if released.needs is not None:
+        message.needs.min_memory_mb = released.needs.min_memory_mb
+        message.needs.min_gpu_memory_mb = released.needs.min_gpu_memory_mb
     return message

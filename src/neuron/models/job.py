@@ -153,6 +153,8 @@ class ErrorDetails(BaseModel):
     code: ErrorCode = ErrorCode.INTERNAL
     retryable: bool = False
     attempts: int = Field(default=1, ge=0)
+    engine_jobs: int = Field(default=0, ge=0)
+    """How many jobs a dead engine ran, this one included; 0 where no engine died."""
 
 
 class JobResult(BaseModel):
@@ -170,8 +172,15 @@ class JobResult(BaseModel):
     duration_seconds: float | None = Field(default=None, ge=0)
 
 
+class RowResult(BaseModel):
+    """One finished row of a batch or an evaluation."""
+
+    index: int = Field(ge=0)
+    result: dict[str, Any]
+
+
 class StreamChunk(BaseModel):
-    """Some tokens of a streamed answer."""
+    """Some tokens of a streamed answer, or one finished row."""
 
     job_id: str
     attempt: int = Field(default=1, ge=0)
@@ -181,13 +190,15 @@ class StreamChunk(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
     token_ids: list[int] = Field(default_factory=list)
+    row: RowResult | None = None
 
 
 class ResumeState(BaseModel):
-    """What an earlier attempt had generated when it ended."""
+    """What earlier attempts had brought when they ended."""
 
-    token_ids: list[int]
-    text: str
+    token_ids: list[int] = Field(default_factory=list)
+    text: str = ""
+    rows: list[RowResult] = Field(default_factory=list)
 
 
 class LeasedJob(BaseModel):
@@ -199,3 +210,5 @@ class LeasedJob(BaseModel):
     lease_seconds: float = Field(gt=0)
     time_left_seconds: float = Field(gt=0)
     resume: ResumeState | None = None
+    engine_crashes: int = Field(default=0, ge=0)
+    """Engines that died under this job so far; from two on it runs alone in its engine."""

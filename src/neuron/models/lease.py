@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from .job import JobStatus, LeasedJob, ResumeState
+from .job import JobStatus, LeasedJob, Requirements, ResumeState
 
 
 class AttemptRef(NamedTuple):
@@ -60,6 +60,8 @@ class ReleasedJob:
     ref: AttemptRef
     reason: str
     progress: ResumeState | None = None
+    needs: Requirements | None = None
+    """What the job turned out to need more of than this worker has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_STOP_STRINGS = 16
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -36,6 +38,27 @@ class SamplingParameters(BaseModel):
     stream: bool = False
     raw: bool = False
     """Send the prompt as it stands, past the model's chat template."""
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    """How many answers to draw; with more than one the result is their list."""
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    """Tell every token's log-probability, and those of as many alternatives."""
+    json_schema: dict[str, Any] | None = None
+    """The answer is JSON that this schema allows."""
+    regex: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """The answer matches this expression, whole."""
+    choice: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, min_length=1, max_length=1000
+    )
+    """The answer is one of these."""
+    adapter: str | None = Field(default=None, pattern=r"^[^:]+:[^:]+$", max_length=260)
+    """A LoRA adapter, family:version in GENOME, that the model runs with."""
+    target: str | None = Field(default=None, min_length=1)
+    """An answer that is not drawn but given: it is scored, token by token (see logprobs)."""
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a grammar decides which tokens may come next."""
+        return any(each is not None for each in (self.json_schema, self.regex, self.choice))
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -43,3 +66,15 @@ class SamplingParameters(BaseModel):
         if value is None:
             return []
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _parameters_agree(self) -> Self:
+        guides = ("json_schema", "regex", "choice")
+        given = [name for name in guides if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.n > 1 and self.stream:
+            raise ValueError("stream goes with n = 1: send one job for each answer")
+        if self.target is not None and (self.n > 1 or given):
+            raise ValueError(f"target is scored as it stands: leave {(given or ['n'])[0]} out")
+        return self

@@ -11,7 +11,7 @@ import structlog
 
 from ..clients.cortex_client import SENDABLE_BYTES
 from ..errors import CortexUnavailableError, NeuronError, WorkerUnknownError
-from ..models.job import StreamChunk
+from ..models.job import RowResult, StreamChunk
 from ..models.lease import AttemptRef, StreamAck, Verdict
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
@@ -58,6 +58,13 @@ class TokenStream:
         """Add one delta; waits only while too much is unacknowledged, over all jobs."""
         if not self.buffer.closed:
             self.buffer.add(text, token_ids)
+            self._streamer.note_added(self)
+            await self._streamer.wait_for_room()
+
+    async def send_row(self, row: RowResult) -> None:
+        """Add one finished row; waits as send() does."""
+        if not self.buffer.closed:
+            self.buffer.add_row(row)
             self._streamer.note_added(self)
             await self._streamer.wait_for_room()
 

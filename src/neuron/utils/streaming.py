@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.job import StreamChunk
+import msgspec
+
+from ..models.job import RowResult, StreamChunk
 from ..models.lease import AttemptRef
 
 COALESCE_SECONDS = 0.03
@@ -66,6 +68,10 @@ class TokenBuffer:
         if self._gathered >= CHUNK_BYTES:
             self._seal()
 
+    def add_row(self, row: RowResult) -> None:
+        """Make a chunk of one finished row; it leaves at the next cut."""
+        self._seal(row)
+
     def finish(self, metadata: dict[str, Any]) -> None:
         """Gather nothing more; the last chunk says so and carries `metadata`."""
         self.closed = True
@@ -104,7 +110,7 @@ class TokenBuffer:
         """Offer every unacknowledged chunk again (a new connection)."""
         self._unsent = len(self.unacknowledged)
 
-    def _seal(self) -> None:
+    def _seal(self, row: RowResult | None = None) -> None:
         chunk = StreamChunk(
             job_id=self.ref.job_id,
             attempt=self.ref.attempt,
@@ -113,6 +119,7 @@ class TokenBuffer:
             token_ids=list(self._token_ids),
             is_final=self._final_metadata is not None,
             metadata=self._final_metadata or {},
+            row=row,
         )
         self.next_sequence += 1
         self._bytes += wire_size(chunk) - self._gathered
@@ -126,7 +133,8 @@ class TokenBuffer:
 
 def wire_size(chunk: StreamChunk) -> int:
     """Return about how many bytes a chunk takes in a message, rather too many than too few."""
-    return _content_size(chunk.content, chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
+    size = _content_size(chunk.content, chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
+    return size if chunk.row is None else size + len(msgspec.json.encode(chunk.row.result))
 
 
 def _content_size(text: str, token_ids: list[int]) -> int:

@@ -873,18 +873,46 @@ class ResumeState(google.protobuf.message.Message):
 
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
     text: builtins.str
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RowResult]:
+        """Rows of a batch or an evaluation that earlier attempts finished; they are not run again."""
+
     def __init__(
         self,
         *,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         text: builtins.str = ...,
+        rows: collections.abc.Iterable[global___RowResult] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["rows", b"rows", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 global___ResumeState = ResumeState
+
+@typing.final
+class RowResult(google.protobuf.message.Message):
+    """One finished row of a batch or an evaluation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    RESULT_JSON_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Its place among the job's inputs, from 0."""
+    result_json: builtins.str
+    """What the row brought, its error included: one JSON object."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        result_json: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "result_json", b"result_json"]) -> None: ...
+
+global___RowResult = RowResult
 
 @typing.final
 class LeasedJob(google.protobuf.message.Message):
@@ -895,7 +923,12 @@ class LeasedJob(google.protobuf.message.Message):
     LEASE_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     TIME_LEFT_FIELD_NUMBER: builtins.int
+    ENGINE_CRASHES_FIELD_NUMBER: builtins.int
     attempt: builtins.int
+    engine_crashes: builtins.int
+    """Engines that died under this job so far. From two on it runs alone in its engine, so that
+    one more death is its own doing.
+    """
     @property
     def job(self) -> global___JobSpec: ...
     @property
@@ -914,9 +947,10 @@ class LeasedJob(google.protobuf.message.Message):
         lease: google.protobuf.duration_pb2.Duration | None = ...,
         resume: global___ResumeState | None = ...,
         time_left: google.protobuf.duration_pb2.Duration | None = ...,
+        engine_crashes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_resume", b"_resume", "job", b"job", "lease", b"lease", "resume", b"resume", "time_left", b"time_left"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_resume", b"_resume", "attempt", b"attempt", "job", b"job", "lease", b"lease", "resume", b"resume", "time_left", b"time_left"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_resume", b"_resume", "attempt", b"attempt", "engine_crashes", b"engine_crashes", "job", b"job", "lease", b"lease", "resume", b"resume", "time_left", b"time_left"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_resume", b"_resume"]) -> typing.Literal["resume"] | None: ...
 
 global___LeasedJob = LeasedJob
@@ -1133,6 +1167,7 @@ class StreamChunk(google.protobuf.message.Message):
     METADATA_JSON_FIELD_NUMBER: builtins.int
     TIMESTAMP_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    ROW_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     attempt: builtins.int
     sequence: builtins.int
@@ -1144,6 +1179,10 @@ class StreamChunk(google.protobuf.message.Message):
     def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def row(self) -> global___RowResult:
+        """Instead of text: a row that has ended. It is kept for the next attempt, whoever reads along."""
+
     def __init__(
         self,
         *,
@@ -1155,9 +1194,11 @@ class StreamChunk(google.protobuf.message.Message):
         metadata_json: builtins.str = ...,
         timestamp: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        row: global___RowResult | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["timestamp", b"timestamp"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "content", b"content", "is_final", b"is_final", "job_id", b"job_id", "metadata_json", b"metadata_json", "sequence", b"sequence", "timestamp", b"timestamp", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_row", b"_row", "row", b"row", "timestamp", b"timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_row", b"_row", "attempt", b"attempt", "content", b"content", "is_final", b"is_final", "job_id", b"job_id", "metadata_json", b"metadata_json", "row", b"row", "sequence", b"sequence", "timestamp", b"timestamp", "token_ids", b"token_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_row", b"_row"]) -> typing.Literal["row"] | None: ...
 
 global___StreamChunk = StreamChunk
 
@@ -1278,17 +1319,21 @@ class ErrorDetails(google.protobuf.message.Message):
     CODE_FIELD_NUMBER: builtins.int
     RETRYABLE_FIELD_NUMBER: builtins.int
     DETAILS_JSON_FIELD_NUMBER: builtins.int
+    ENGINE_JOBS_FIELD_NUMBER: builtins.int
     code: global___ErrorCode.ValueType
     retryable: builtins.bool
     details_json: builtins.str
+    engine_jobs: builtins.int
+    """For ENGINE_CRASHED: how many jobs the engine ran when it died, this one included."""
     def __init__(
         self,
         *,
         code: global___ErrorCode.ValueType = ...,
         retryable: builtins.bool = ...,
         details_json: builtins.str = ...,
+        engine_jobs: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "details_json", b"details_json", "retryable", b"retryable"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "details_json", b"details_json", "engine_jobs", b"engine_jobs", "retryable", b"retryable"]) -> None: ...
 
 global___ErrorDetails = ErrorDetails
 
@@ -1312,7 +1357,9 @@ class JobResult(google.protobuf.message.Message):
     error: builtins.str
     duration_seconds: builtins.float
     @property
-    def output(self) -> global___JobOutput: ...
+    def output(self) -> global___JobOutput:
+        """Of a cancelled or timed-out attempt: what it had got to."""
+
     @property
     def error_details(self) -> global___ErrorDetails: ...
     @property
@@ -1384,11 +1431,18 @@ class ReleasedJob(google.protobuf.message.Message):
     ATTEMPT_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     PROGRESS_FIELD_NUMBER: builtins.int
+    NEEDS_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     attempt: builtins.int
     reason: builtins.str
     @property
     def progress(self) -> global___ResumeState: ...
+    @property
+    def needs(self) -> global___Requirements:
+        """What the job turned out to need more of than its worker has; CORTEX raises what the job
+        demands to this, so that a bigger worker gets it.
+        """
+
     def __init__(
         self,
         *,
@@ -1396,9 +1450,13 @@ class ReleasedJob(google.protobuf.message.Message):
         attempt: builtins.int = ...,
         reason: builtins.str = ...,
         progress: global___ResumeState | None = ...,
+        needs: global___Requirements | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_progress", b"_progress", "progress", b"progress"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_progress", b"_progress", "attempt", b"attempt", "job_id", b"job_id", "progress", b"progress", "reason", b"reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_needs", b"_needs", "_progress", b"_progress", "needs", b"needs", "progress", b"progress"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_needs", b"_needs", "_progress", b"_progress", "attempt", b"attempt", "job_id", b"job_id", "needs", b"needs", "progress", b"progress", "reason", b"reason"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_needs", b"_needs"]) -> typing.Literal["needs"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_progress", b"_progress"]) -> typing.Literal["progress"] | None: ...
 
 global___ReleasedJob = ReleasedJob
