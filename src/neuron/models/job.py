@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..errors import ErrorCode
 from .sampling import SamplingParameters
 
+METRICS = "metrics"
+"""The one parameter that is no sampling parameter: what an evaluation measures."""
+
 
 class JobStatus(StrEnum):
     """A job's states; docs/lifecycle.md draws them."""
@@ -67,6 +70,7 @@ class JobInput(BaseModel):
     """What a model is asked: a prompt, a conversation, or rows of them.
 
     `parameters` are checked as `SamplingParameters` on construction and kept as they were given.
+    Beside `inputs` they may name the `metrics` of an evaluation, which are checked when it runs.
     """
 
     prompt: str | None = Field(default=None, min_length=1)
@@ -78,7 +82,7 @@ class JobInput(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _parameters_are_valid(cls, value: dict[str, Any]) -> dict[str, Any]:
-        SamplingParameters.model_validate(value)
+        _sampling(value)
         return value
 
     @model_validator(mode="after")
@@ -91,12 +95,20 @@ class JobInput(BaseModel):
                 "give exactly one of prompt, messages or inputs"
                 + (f", not {' and '.join(given)}" if given else "")
             )
+        if METRICS in self.parameters and self.inputs is None:
+            raise ValueError("parameters.metrics goes with inputs, the rows of an evaluation")
         return self
 
     @property
     def sampling(self) -> SamplingParameters:
         """The parameters with their defaults filled in."""
-        return SamplingParameters.model_validate(self.parameters)
+        return _sampling(self.parameters)
+
+
+def _sampling(parameters: dict[str, Any]) -> SamplingParameters:
+    return SamplingParameters.model_validate(
+        {name: value for name, value in parameters.items() if name != METRICS}
+    )
 
 
 class JobOutput(BaseModel):

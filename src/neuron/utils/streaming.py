@@ -22,9 +22,9 @@ _CHUNK_OVERHEAD_BYTES = 96
 class TokenBuffer:
     """One attempt's tokens, from the engine to CORTEX's acknowledgement.
 
-    `add` gathers; `cut` makes a chunk of what was gathered, the first at once and then at most
-    one every `COALESCE_SECONDS`; chunks are kept until `acknowledge`, and `rewind` offers the
-    unacknowledged ones again. `clock` gives monotonic seconds.
+    `add` and `add_row` gather; `cut` brings what was gathered as chunks, at once the first time
+    and then at most every `COALESCE_SECONDS`; chunks are kept until `acknowledge`, and `rewind`
+    offers the unacknowledged ones again. `clock` gives monotonic seconds.
     """
 
     ref: AttemptRef
@@ -69,7 +69,9 @@ class TokenBuffer:
             self._seal()
 
     def add_row(self, row: RowResult) -> None:
-        """Make a chunk of one finished row; it leaves at the next cut."""
+        """Gather one finished row: a chunk of its own, behind the text that came before it."""
+        if self._text or self._token_ids:
+            self._seal()
         self._seal(row)
 
     def finish(self, metadata: dict[str, Any]) -> None:
@@ -90,12 +92,14 @@ class TokenBuffer:
         self._bytes = 0
 
     def cut(self, now: float) -> list[StreamChunk]:
-        """Return the chunks to send now: those to send again, and what is gathered and due."""
-        if now >= self.due and (self._text or self._token_ids or self._final_metadata is not None):
+        """Return the chunks to send now: if they are due, those to send again and the new ones."""
+        if now < self.due:
+            return []
+        if self._text or self._token_ids or self._final_metadata is not None:
             self._seal()
-            self.due = now + COALESCE_SECONDS
         if not self._unsent:
             return []
+        self.due = now + COALESCE_SECONDS
         start = len(self.unacknowledged) - self._unsent
         self._unsent = 0
         return [self.unacknowledged[index] for index in range(start, len(self.unacknowledged))]
@@ -134,7 +138,9 @@ class TokenBuffer:
 def wire_size(chunk: StreamChunk) -> int:
     """Return about how many bytes a chunk takes in a message, rather too many than too few."""
     size = _content_size(chunk.content, chunk.token_ids) + _CHUNK_OVERHEAD_BYTES
-    return size if chunk.row is None else size + len(msgspec.json.encode(chunk.row.result))
+    if chunk.row is not None:
+        size += len(msgspec.json.encode(chunk.row.result, enc_hook=str))
+    return size
 
 
 def _content_size(text: str, token_ids: list[int]) -> int:

@@ -1,0 +1,1 @@
+"""Jobs of many rows: batch_inference and evaluation (docs/row-jobs.md)."""
