@@ -54,9 +54,11 @@ class RuntimeStats:
     """How a runtime is, now."""
 
     active_requests: int = 0
+    """Requests in the engine; a cancelled one counts as long as something is computed for it."""
     memory_mb: int = 0
     steps: int = 0
-    """Grows while the engine makes progress; stands still when it is idle or hangs."""
+    """Grows with every piece of work: a call of the model, a scheduler's round, a chunk of a long
+    prompt. An engine that has requests and whose steps stand still is taken for hung and ended."""
 
 
 class BaseRuntime(ABC):

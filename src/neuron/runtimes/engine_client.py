@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -23,19 +24,19 @@ from ..models.runtime import RuntimeType
 from . import messages
 from .base import EngineSettings, Generation
 from .channel import Channel
+from .engine_guard import END
 from .engine_spawn import EngineLogLine, EngineProcess, describe_exit, engine_command
+from .engine_watch import StallWatch
+from .inbox import Answer, Inbox
 from .registry import runtime_availability
 from .runtime_config import check_config
 
 __all__ = ["EngineClient", "EngineLogLine"]
 
-PING_SECONDS = 5.0
+STALL_SECONDS = 120.0
 _REAP_SECONDS = 5.0
 _HANG_UP_SECONDS = 1.0
 _LAST_WORDS = 3
-
-Answer = messages.DataToWorker | None
-"""What reaches an open request; None: there will be no more."""
 
 
 class EngineClient:
@@ -43,6 +44,9 @@ class EngineClient:
 
     All methods belong to one event loop. There are no tasks to own: everything happens in the
     loop's callbacks, so `start` and `stop` may be called from different tasks.
+
+    A loaded engine that holds requests and makes no step for `stall_seconds`, or that does not
+    answer its control channel for as long, is ended: its requests raise EngineCrashedError.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class EngineClient:
         config: Mapping[str, Any],
         settings: EngineSettings,
         on_log: Callable[[EngineLogLine], None] | None = None,
+        *,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self.runtime = runtime
         self.model = f"{family}:{version}"
@@ -66,14 +72,19 @@ class EngineClient:
         self._settings = settings
         self._on_log = on_log
         self._process: EngineProcess | None = None
+        self._pid: int | None = None
         self._control: Channel[messages.ControlToWorker] | None = None
         self._data: Channel[messages.DataToWorker] | None = None
         self._loading: asyncio.Future[messages.Loaded] | None = None
-        self._requests: dict[int, asyncio.Queue[Answer]] = {}
+        self._requests: dict[int, Inbox] = {}
         self._ids = itertools.count(1)
+        self._runtime_started = False
         self._loaded = False
         self._stopping = False
         self._broken: str | None = None
+        self._verdict: str | None = None
+        self._jobs_at_death = 0
+        self._watch = StallWatch(stall_seconds)
         self._ping_timer: asyncio.TimerHandle | None = None
         self._last_heard = time.monotonic()
         self._load_seconds = 0.0
@@ -83,8 +94,19 @@ class EngineClient:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process id, once it was started."""
-        return self._process.pid if self._process is not None else None
+        """The engine's process id, once it was started; kept when it is gone."""
+        if self._pid is None and self._process is not None:
+            return self._process.pid
+        return self._pid
+
+    @property
+    def runtime_started(self) -> bool:
+        """Whether the runtime itself could start: its class was imported and made.
+
+        Where `start` raised EngineCrashedError or RuntimeUnavailableError and this is False, no
+        model of this runtime can be loaded here; else the trouble is this model's.
+        """
+        return self._runtime_started
 
     @property
     def is_alive(self) -> bool:
@@ -160,13 +182,14 @@ class EngineClient:
 
         Raises:
             NeuronError: this request failed.
-            EngineCrashedError: the process died, with its exit cause and last words.
+            EngineCrashedError: the process died or was ended. The details tell its `exit` cause,
+                its `last_lines`, and as `engine_jobs` how many requests were open when it died,
+                this one included; 0 for a request that came after that.
         """
         if not self.is_alive or self._data is None:
-            raise self._death()
+            raise self._death(engine_jobs=0)
         request_id = next(self._ids)
-        answers: asyncio.Queue[Answer] = asyncio.Queue()
-        self._requests[request_id] = answers
+        answers = self._requests[request_id] = Inbox()
         ended = False
         try:
             await self._send_request(request_id, job_input, resume)
@@ -178,6 +201,8 @@ class EngineClient:
             self._requests.pop(request_id, None)
             if not ended and self._control is not None:
                 self._control.send(messages.Cancel(request_id))
+            elif not self._requests:
+                self._watch.answered_everything()
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """End the engine, by force after `grace_seconds`; nothing if it is gone already.
@@ -197,8 +222,16 @@ class EngineClient:
         finally:
             await self._kill_and_reap()
 
+    def condemn(self, reason: str) -> None:
+        """End the engine now, with all that it started; nothing if it is gone or stopping.
+
+        Open requests raise EngineCrashedError, which tells the reason. Returns at once;
+        `wait_closed` tells when the process is gone.
+        """
+        self._condemn(f"was ended: {reason}")
+
     def ping(self) -> None:
-        """Have the engine say how it is; happens by itself every PING_SECONDS."""
+        """Have the engine say how it is; happens by itself every few seconds."""
         if self._control is not None and not self._is_dead:
             self._control.send(messages.Ping())
 
@@ -261,32 +294,40 @@ class EngineClient:
                 output = JobOutput.model_validate(answer.output)
                 return Generation(answer.text, answer.token_ids, output)
             case messages.Failed():
-                raise _error(answer)
+                raise self._failure(answer)
             case None:
-                raise self._death()
+                raise self._death(self._jobs_at_death)
 
     def _on_control(self, message: messages.ControlToWorker) -> None:
         self._last_heard = time.monotonic()
         match message:
             case messages.Pong():
+                self._watch.heard()
                 self._memory_mb, self._steps = message.memory_mb, message.steps
                 self._engine_requests = message.active_requests
+            case messages.Ready():
+                self._pid = message.pid
+            case messages.Started():
+                self._runtime_started = True
             case messages.Loaded() if self._loading is not None and not self._loading.done():
                 self._loading.set_result(message)
             case messages.LoadFailed() if self._loading is not None and not self._loading.done():
-                self._loading.set_exception(_error(message))
+                self._loading.set_exception(self._failure(message))
             case _:
                 pass
 
     def _on_data(self, message: messages.DataToWorker) -> None:
+        if isinstance(message, messages.Failed) and message.code == ErrorCode.ENGINE_CRASHED:
+            self._note_death()  # it tells before it goes
         if (answers := self._requests.get(message.request_id)) is not None:
-            answers.put_nowait(message)
+            answers.put(message)
 
     def _on_closed(self, reason: str | None) -> None:
         """A channel ended: the engine died, or must now."""
         if self._broken is not None:
             return
         self._broken = reason or ""
+        self._note_death()
         if self._ping_timer is not None:
             self._ping_timer.cancel()
         if self._process is not None:
@@ -299,16 +340,30 @@ class EngineClient:
     def _fail_everything(self) -> None:
         """Raise in all who wait, now that the cause and the last words are known."""
         if self._loading is not None and not self._loading.done():
-            self._loading.set_exception(self._death())
+            self._loading.set_exception(self._death(engine_jobs=0))
             self._loading.exception()  # seen: where nobody waits any more, it is no news
         for answers in self._requests.values():
-            answers.put_nowait(None)
+            answers.put(None)
+
+    def _note_death(self) -> None:
+        """Remember who was there; the first sign of a death counts."""
+        self._jobs_at_death = self._jobs_at_death or len(self._requests)
+
+    def _condemn(self, verdict: str) -> None:
+        if self._process is not None and not self._is_dead and not self._stopping:
+            self._verdict = verdict
+            self._on_closed("")
 
     def _keep_pinging(self) -> None:
-        if not self._is_dead:
-            self.ping()
-            loop = asyncio.get_running_loop()
-            self._ping_timer = loop.call_later(PING_SECONDS, self._keep_pinging)
+        if self._is_dead:
+            return
+        busy = bool(self._requests or self._engine_requests)
+        if (trouble := self._watch.tick(self._steps, busy=busy)) is not None:
+            self._condemn(f"{trouble} and was ended")
+            return
+        self.ping()
+        loop = asyncio.get_running_loop()
+        self._ping_timer = loop.call_later(self._watch.interval, self._keep_pinging)
 
     async def _kill_and_reap(self) -> None:
         """Leave no process, no timer and no socket; bounded, whatever the engine does."""
@@ -324,22 +379,29 @@ class EngineClient:
                 channel.close()
         self._fail_everything()
 
-    def _death(self) -> EngineCrashedError:
+    def _death(self, engine_jobs: int) -> EngineCrashedError:
         process = self._process
         if self._stopping or process is None:
             return EngineCrashedError(f"the engine for {self.model} is not running")
         lines = list(process.last_lines)
-        if process.returncode is None or process.killed:
-            cause = self._broken or "its channels closed"
-        else:
-            cause = describe_exit(process.returncode)
+        cause = self._verdict or self._exit_cause(process)
         words = " | ".join(lines[-_LAST_WORDS:])[-500:] if lines else "none"
+        fate = self._verdict or f"died ({cause}); its last words: {words}"
         return EngineCrashedError(
-            f"the engine for {self.model} died ({cause}); its last words: {words}",
+            f"the engine for {self.model} {fate}",
             exit=cause,
             last_lines=lines,
+            engine_jobs=engine_jobs,
         )
 
+    def _exit_cause(self, process: EngineProcess) -> str:
+        status = process.returncode
+        if status is None or (process.killed and -status in {signal.SIGKILL, END}):
+            return self._broken or "its channels closed"
+        return describe_exit(status)
 
-def _error(failure: messages.Failed | messages.LoadFailed) -> NeuronError:
-    return error_from_code(ErrorCode(failure.code), failure.message, failure.details)
+    def _failure(self, failure: messages.Failed | messages.LoadFailed) -> NeuronError:
+        code, details = ErrorCode(failure.code), failure.details
+        if code is ErrorCode.ENGINE_CRASHED:
+            details = {**details, "engine_jobs": self._jobs_at_death}
+        return error_from_code(code, failure.message, details)

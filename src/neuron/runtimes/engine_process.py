@@ -2,7 +2,7 @@
 
 Three parties share it: the event loop answers requests, the runtime computes in threads of its
 own, and a control thread obeys the worker whatever the other two do. It never outlives its
-worker: the kernel kills it then, and the end of the control channel ends it too.
+worker: its guard and the kernel see to that, and the end of the control channel ends it too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ import sys
 import threading
 import traceback
 from contextlib import aclosing
+from pathlib import Path
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -28,14 +28,13 @@ from ..models.job import JobInput, ResumeState
 from . import messages
 from .base import BaseRuntime, EngineSettings, RuntimeStats
 from .channel import Channel
+from .engine_guard import EXIT_ORPHANED, guard_engine
 from .registry import runtime_class
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 65536
 EXIT_LOAD_FAILED = 3
-EXIT_ORPHANED = 4
 EXIT_BAD_FRAME = 5
 EXIT_LOST = 6
 _LAST_FRAMES_SECONDS = 0.2
@@ -146,6 +145,7 @@ class Engine:
             logging.getLogger().setLevel(settings.log_level.upper())
             runtime = (await asyncio.to_thread(runtime_class, load.runtime))(settings)
             self._runtime = runtime
+            self._control.send(messages.Started())
             await runtime.load_model(load.family, load.version, load.config)
         except Exception as error:  # noqa: BLE001 -- the worker must hear of whatever it was
             failure = _as_neuron_error(error)
@@ -214,12 +214,13 @@ def _exit(status: int, reason: str) -> NoReturn:
     os._exit(status)
 
 
-def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its worker dies, kill -9 included."""
+def _be_killed_first() -> None:
+    """Have the kernel, when memory runs out, take this process and its children: no worker."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        _exit(EXIT_ORPHANED, "the worker was gone before the engine began")
+        try:
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        except OSError as error:
+            logger.warning("the kernel may end the worker when memory runs out: %s", error)
 
 
 def main() -> NoReturn:
@@ -228,11 +229,12 @@ def main() -> NoReturn:
     for name in ("--control-fd", "--data-fd", "--parent-pid"):
         parser.add_argument(name, type=int, required=True)
     arguments = parser.parse_args()
-    _die_with(arguments.parent_pid)
+    sockets = [socket.socket(fileno=fd) for fd in (arguments.control_fd, arguments.data_fd)]
+    guard_engine(arguments.parent_pid, sockets)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # the worker decides when an engine ends
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    sockets = [socket.socket(fileno=fd) for fd in (arguments.control_fd, arguments.data_fd)]
+    _be_killed_first()
     for sock in sockets:
         sock.set_inheritable(False)
     status = asyncio.run(Engine(*sockets).run())

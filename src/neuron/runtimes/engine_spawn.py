@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -13,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from .engine_guard import END
+
 MODULE = "neuron.runtimes.engine_process"
 KEPT_LINES = 50
+_FORCE_SECONDS = 3.0
+"""How long a guard may take to end everything; then its process group is killed."""
 _MAX_LINE_BYTES = 8192
 _PACKAGE_DIR = Path(__file__).resolve().parent.parent
 _SECRET_NAME = re.compile(
@@ -78,7 +83,7 @@ def describe_exit(returncode: int) -> str:
 
 
 class EngineProcess(asyncio.SubprocessProtocol):
-    """A started engine: its output, line by line, and its end.
+    """A started engine, by its guard: its output, line by line, and its end.
 
     `closed` is set when the process has been reaped and its output read to the end, or half a
     second after the former: a grandchild may hold the pipe open.
@@ -90,7 +95,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
         self.returncode: int | None = None
         self.pid: int | None = None
         self.killed = False
-        """Whether we ended it: then its exit status tells nothing."""
+        """Whether we ended it: then the signal it died of is no news."""
         self._on_log = on_log
         self._partial: dict[int, bytes] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -117,14 +122,17 @@ class EngineProcess(asyncio.SubprocessProtocol):
             self._callbacks.append(callback)
 
     def kill(self) -> None:
-        """SIGKILL the process and all that it started; nothing if it has been reaped."""
-        if self.pid is not None and self.returncode is None:
+        """End the engine now and all that it started; nothing if it has been reaped."""
+        if self.pid is not None and self.returncode is None and not self.killed:
             self.killed = True
-            try:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, END)
+            asyncio.get_running_loop().call_later(_FORCE_SECONDS, self._kill_group)
+
+    def _kill_group(self) -> None:
+        if self.pid is not None and self.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                if self._transport is not None:
-                    self._transport.kill()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not instances of asyncio's classes.

@@ -57,6 +57,10 @@ class Ready(Message):
     pid: int
 
 
+class Started(Message):
+    """The runtime's class is imported and made: whatever fails from here on, the model does."""
+
+
 class Loaded(Message):
     """The model can be asked."""
 
@@ -120,7 +124,7 @@ class Failed(Message):
 
 
 ControlToEngine = Load | Cancel | Ping | Shutdown
-ControlToWorker = Ready | Loaded | LoadFailed | Pong
+ControlToWorker = Ready | Started | Loaded | LoadFailed | Pong
 DataToEngine = Execute
 DataToWorker = Delta | Done | Failed
 

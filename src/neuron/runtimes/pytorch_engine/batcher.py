@@ -66,6 +66,7 @@ class Batcher:
         """Those that have not ended; the first one's rows come next."""
         self._changed = threading.Condition()
         self._stopping = False
+        self._computing = False
         self._broken: str | None = None
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
@@ -103,8 +104,8 @@ class Batcher:
 
     @property
     def active(self) -> int:
-        """Requests that have not ended; a snapshot."""
-        return len(self._requests)
+        """Requests that have not ended; a snapshot. At least one while a call is under way."""
+        return max(len(self._requests), int(self._computing))
 
     @property
     def is_broken(self) -> bool:
@@ -113,7 +114,9 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._gather():
+            self._computing = True
             self._compute(batch)
+            self._computing = False
             self._settle()
         self._fail_all(EngineCrashedError(f"{self._model} is being unloaded"))
         self._settle()
