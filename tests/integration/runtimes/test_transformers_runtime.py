@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from answers import collect, collect_all, job
 
 from neuron.errors import ArtifactCorruptError, InvalidInputError, NeuronError
-from neuron.models.job import ChatMessage, JobInput, JobOutput, ResumeState
-from neuron.runtimes.base import EngineSettings, Generation
+from neuron.models.job import ChatMessage, JobInput, ResumeState
+from neuron.runtimes.base import EngineSettings
 from neuron.runtimes.transformers_runtime import TransformersRuntime
 
 PROMPTS = [
@@ -25,32 +26,6 @@ PROMPTS = [
     "x " * 40,
     "Count to ten.",
 ]
-
-
-def job(prompt: str, **parameters: Any) -> JobInput:
-    defaults = {"temperature": 0, "max_tokens": 24}
-    return JobInput(prompt=prompt, parameters={**defaults, **parameters})
-
-
-async def collect(
-    generations: AsyncGenerator[Generation, None],
-) -> tuple[str, list[int], JobOutput]:
-    text, tokens = "", list[int]()
-    async with aclosing(generations):
-        async for piece in generations:
-            text += piece.text
-            tokens += piece.token_ids
-            if piece.output is not None:
-                return text, tokens, piece.output
-    raise AssertionError("no output")
-
-
-async def collect_all(
-    runtime: TransformersRuntime, jobs: list[JobInput]
-) -> list[tuple[str, list[int], JobOutput]]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(collect(runtime.generate(one))) for one in jobs]
-    return [task.result() for task in tasks]
 
 
 @pytest.fixture(scope="module")

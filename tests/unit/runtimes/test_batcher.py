@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from neuron.errors import EngineCrashedError, NeuronError, OutOfMemoryError
 from neuron.models.job import JobOutput
 from neuron.models.sampling import SamplingParameters
-from neuron.runtimes.transformers_engine.batcher import Batcher
+from neuron.runtimes.transformers_engine.batcher import CALM_STEPS, Batcher
 from neuron.runtimes.transformers_engine.row import Piece, Row
 
 
@@ -29,9 +30,15 @@ class CountingDecoder:
 
     def __init__(self) -> None:
         self.fail: Callable[[int], BaseException | None] = lambda rows: None
-        self.widest = 0
+        self.widths: list[int] = []
+        self.read: list[list[int]] = []
+
+    @property
+    def widest(self) -> int:
+        return max(self.widths)
 
     def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
+        self.read += map(list, chunks)
         return self._after([chunk[-1] for chunk in chunks], first_row + len(chunks))
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -40,7 +47,7 @@ class CountingDecoder:
     def _after(self, tokens: Sequence[int], rows: int) -> torch.Tensor:
         if (error := self.fail(rows)) is not None:
             raise error
-        self.widest = max(self.widest, rows)
+        self.widths.append(rows)
         wanted = torch.tensor([(token + 1) % 26 for token in tokens])
         return torch.nn.functional.one_hot(wanted, 26).float()
 
@@ -137,22 +144,68 @@ def test_rows_wait_where_memory_would_not_hold_them(
     batcher.stop()
 
 
-def test_out_of_memory_costs_the_newest_rows_only(
+def test_out_of_memory_lets_fewer_rows_run_and_fails_none(
     batcher: Batcher, decoder: CountingDecoder, endings: Endings
 ) -> None:
-    decoder.fail = lambda rows: MemoryError("full") if rows > 2 else None
-    old = [row(0, 2000), row(1, 2000)]
-    submit(batcher, old)
-    new = row(2)
-    while batcher.steps < 3:
-        time.sleep(0)
-    batcher.submit(new)
-    assert isinstance(endings.of(new)[0], OutOfMemoryError)
-    assert [len(result(ending)) for ending in endings.of(*old)] == [2000, 2000]
-    later = [row(3), row(4), row(5)]
-    for one in later:
+    decoder.fail = lambda rows: torch.OutOfMemoryError("full") if rows > 2 else None
+    rows = [row(index, 60 + index) for index in range(6)]
+    submit(batcher, rows)
+    for index, ending in enumerate(endings.of(*rows)):
+        size = 60 + index
+        assert result(ending) == "".join(chr(97 + (index + 1 + n) % 26) for n in range(size))
+    assert decoder.widest == 2
+
+
+def test_the_newest_running_row_waits_and_keeps_its_tokens(
+    batcher: Batcher, decoder: CountingDecoder, endings: Endings
+) -> None:
+    rows = [row(0, 300), row(1, 300), row(2, 300)]
+    failed_at: list[list[int]] = []
+
+    def fail_once(count: int) -> BaseException | None:
+        if failed_at or min(len(one.tokens) for one in rows) < 20:
+            return None
+        failed_at.append([len(one.tokens) for one in rows])
+        return MemoryError("full")
+
+    decoder.fail = fail_once
+    submit(batcher, rows)
+    assert [len(result(ending)) for ending in endings.of(*rows)] == [300] * 3
+    assert failed_at
+    again = [text for text in decoder.read if len(text) > 1]
+    assert again == [[2, *rows[2].tokens[: failed_at[0][2]]]]
+
+
+def test_a_row_that_runs_out_of_memory_alone_fails_and_the_next_runs(
+    batcher: Batcher, decoder: CountingDecoder, endings: Endings
+) -> None:
+    large, small = row(25, 50), row(0, 50)
+    decoder.fail = lambda _: torch.OutOfMemoryError("full") if len(large.tokens) == 30 else None
+    submit(batcher, [large])
+    (ending,) = endings.of(large)
+    assert isinstance(ending, OutOfMemoryError)
+    assert "model:1 ran out of memory: full" in ending.message
+    decoder.fail = lambda _: None
+    batcher.submit(small)
+    assert len(result(endings.of(small)[0])) == 50
+
+
+def test_concurrency_comes_back_slowly_once_memory_is_there(
+    batcher: Batcher, decoder: CountingDecoder, endings: Endings
+) -> None:
+    decoder.fail = lambda rows: torch.OutOfMemoryError("full") if rows > 1 else None
+    first = [row(index, 20) for index in range(4)]
+    submit(batcher, first)
+    endings.of(*first)
+    assert decoder.widest == 1
+    decoder.fail = lambda _: None
+    long = [row(index, 4 * CALM_STEPS) for index in range(4)]
+    for one in long:
         batcher.submit(one)
-    assert [len(result(ending)) for ending in endings.of(*later)] == [5, 5, 5]
+    endings.of(*long)
+    assert decoder.widest == 4
+    wider = [decoder.widths.index(count) for count in (2, 3, 4)]
+    assert all(later - sooner >= CALM_STEPS for sooner, later in pairwise(wider))
 
 
 def test_a_failed_step_fails_its_rows_and_no_later_ones(
@@ -182,12 +235,24 @@ def test_a_lost_device_fails_everything_and_says_so(
         batcher.submit(row(2))
 
 
-def test_a_cancelled_row_leaves_and_the_others_stay(batcher: Batcher, endings: Endings) -> None:
+def test_a_cancelled_row_leaves_within_a_step_and_keeps_what_it_had(
+    decoder: CountingDecoder,
+) -> None:
     gone, stays = row(0, 10**9), row(1, 3000)
-    submit(batcher, [gone, stays])
-    batcher.cancel(gone)
+    at_cancel: list[int] = []
+    endings = Endings()
+
+    def deliver(pieces: list[tuple[Row, Piece]]) -> None:
+        endings.deliver(pieces)
+        if not at_cancel and len(gone.tokens) >= 10:
+            at_cancel.append(len(decoder.widths))
+            made.cancel(gone)
+
+    made = Batcher(decoder, deliver, "model:1")
+    submit(made, [gone, stays])
     assert len(result(endings.of(stays)[0])) == 3000
-    deadline = time.monotonic() + 5
-    while batcher.active:
-        assert time.monotonic() < deadline
-        time.sleep(0)
+    made.stop()
+    assert set(decoder.widths[at_cancel[0] :]) == {1}
+    assert gone.text == "bcdefghijk"
+    assert len(gone.tokens) == 10
+    assert made.active == 0

@@ -1,7 +1,8 @@
 """Continuous batching: one thread keeps the model busy with whatever requests there are.
 
 New requests are read (prefilled) in groups between decode steps and join the running batch; rows
-that end leave at once. The first rows run, those behind them are being read.
+that end leave at once. The first rows run, those behind them are being read. Where memory runs
+out, the newest rows go back to wait with what they have, and fewer rows run for a while.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ...errors import EngineCrashedError, NeuronError, OutOfMemoryError
 from ...models.job import JobOutput
 from ..torch_faults import is_device_lost, is_out_of_memory
 from .decoder import Decoder
+from .drawing import draw
 from .row import Piece, Row
-from .sampling import NOT_A_TOKEN, Penalties, looks_back, sample
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ PREFILL_SECONDS = 0.25
 STALL_SECONDS = 0.6
 """How long running rows may wait while new ones are read."""
 MIN_PREFILL_TOKENS, MAX_PREFILL_TOKENS = 64, 8192
+CALM_STEPS = 200
+"""After memory ran out: so many steps without trouble let one row more run."""
 _MAX_PADDING = 1.3
 _STOP_SECONDS = 30.0
 
@@ -46,6 +49,7 @@ class Batcher:
         self._model = model
         self._memory_budget = memory_budget
         self._max_rows = decoder.max_rows
+        self._calm_since = 0
         self._arrivals: deque[Row] = deque()
         self._waiting: list[Row] = []
         self._rows: list[Row] = []
@@ -121,6 +125,7 @@ class Batcher:
 
     def _step(self) -> None:
         self._drop_cancelled()
+        self._raise_concurrency()
         stalled_at = time.monotonic() + STALL_SECONDS
         while self._may_prefill() and not (self._running and time.monotonic() > stalled_at):
             self._prefill()
@@ -193,7 +198,7 @@ class Batcher:
         now = time.monotonic()
         for row in group:
             self._waiting.remove(row)
-            row.timing.started = now
+            row.timing.started = row.timing.started or now
         return group
 
     def _learn_pace(self, tokens: int, seconds: float) -> None:
@@ -211,20 +216,15 @@ class Batcher:
         self._drop_finished()
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
-        for row in rows:
-            if row.penalties is None and looks_back(row.parameters):
-                row.penalties = Penalties.of(row.prompt, row.tokens, logits)
-        tokens = sample(logits, [row.draw() for row in rows])
+        drawn = draw(logits, rows)
         now = time.monotonic()
-        for row, token in zip(rows, tokens, strict=True):
+        for row, next_token in zip(rows, drawn, strict=True):
             row.timing.first_token = row.timing.first_token or now
-            if token == NOT_A_TOKEN:
-                self._pieces.append(
-                    (row, Piece("", [], NeuronError("the model's output is not a number")))
-                )
+            if isinstance(next_token, NeuronError):
+                self._pieces.append((row, Piece("", [], next_token)))
                 row.cancelled = True
                 continue
-            row.accept(token)
+            row.accept(next_token.token, next_token.score)
             if row.finish_reason is not None:
                 row.timing.finished = now
             text, new_tokens = row.take()
@@ -274,17 +274,43 @@ class Batcher:
             self._broken = f"the device of {self._model} failed: {error}"
             self._fail(self._all_rows(), EngineCrashedError(self._broken))
         elif is_out_of_memory(error):
-            # A smaller batch may still fit: give up the newest rows and go on with the rest.
-            self._max_rows = max(1, len(self._rows) - 1)
-            self._prefill_tokens = MIN_PREFILL_TOKENS
-            victims = group or self._rows[-1:]
-            self._fail(victims, OutOfMemoryError(f"{self._model} ran out of memory: {error}"))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self._lower_concurrency(error)
         else:
             logger.error("a step failed", exc_info=error)
             victims = group or list(self._rows)
             self._fail(victims, NeuronError(f"generation failed: {type(error).__name__}: {error}"))
+
+    def _lower_concurrency(self, error: BaseException) -> None:
+        """A smaller batch may still fit: the newest rows wait, and are read again later."""
+        group = self._rows[self._running :]
+        newest = group or [max(self._rows, key=lambda row: row.timing.submitted)]
+        if len(self._rows) == 1:
+            self._fail(newest, OutOfMemoryError(f"{self._model} ran out of memory: {error}"))
+        else:
+            # A group that was being read alone is tried again by halves.
+            fitting = self._running or len(group) // 2
+            self._max_rows = fitting if group else self._running - 1
+            logger.warning("memory ran out: at most %d rows run now", self._max_rows)
+            self._send_back(newest)
+        self._calm_since = self.steps
+        self._prefill_tokens = MIN_PREFILL_TOKENS
+        if not self._rows:
+            self._decoder.release()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _send_back(self, rows: Sequence[Row]) -> None:
+        """They keep their tokens and wait again, before those that came later."""
+        leaving = set(rows)
+        self._drop(lambda row: row in leaving)
+        self._waiting = sorted([*rows, *self._waiting], key=lambda row: row.timing.submitted)
+
+    def _raise_concurrency(self) -> None:
+        if self._max_rows == self._decoder.max_rows:
+            return
+        if self.steps - self._calm_since >= CALM_STEPS:
+            self._max_rows += 1
+            self._calm_since = self.steps
 
     def _fail(self, rows: Sequence[Row], error: NeuronError) -> None:
         for row in rows:

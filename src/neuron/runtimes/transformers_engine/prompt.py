@@ -29,8 +29,8 @@ class PromptBuilder:
         """
         if job_input.inputs is not None:
             raise InvalidInputError(
-                "inputs holds rows, and this worker does not offer the job type batch_inference: "
-                "send each row as a job of its own"
+                "inputs holds rows, and a job of type inference asks for one answer: send the job "
+                "with the job type batch_inference, which runs its rows"
             )
         raw = job_input.sampling.raw
         if job_input.messages is not None:

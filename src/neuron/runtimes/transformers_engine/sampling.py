@@ -74,6 +74,8 @@ class Draw:
     """How many tokens the answer has already."""
     forbidden: Sequence[int] = ()
     penalties: Penalties | None = None
+    allowed: torch.Tensor | None = None
+    """The only tokens that may come, where a grammar decides: [vocabulary], bool, on the CPU."""
 
 
 def uniform(seed: int, index: int) -> float:
@@ -92,6 +94,8 @@ def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
             draw.penalties.apply(logits[row], draw.parameters)
         if draw.forbidden:
             logits[row, list(draw.forbidden)] = -torch.inf
+        if draw.allowed is not None:
+            logits[row].masked_fill_(~draw.allowed.to(logits.device), -torch.inf)
     best, tokens = logits.max(dim=-1)
     drawn = [row for row, draw in enumerate(draws) if draw.parameters.temperature > 0]
     if drawn:

@@ -1,0 +1,57 @@
+"""The log-probabilities that the model itself gives: before temperature, penalties, filters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the model thought of one token of an answer."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable tokens, best first."""
+
+    @property
+    def is_number(self) -> bool:
+        """False where the model's output was not a number."""
+        return not math.isnan(self.logprob)
+
+
+def score(logits: torch.Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[Score]:
+    """Score a token of each row of `logits` ([rows, vocabulary]) with so many alternatives.
+
+    One copy from the device.
+    """
+    logprobs = torch.log_softmax(logits.to(torch.float32), dim=-1)
+    # JSON has no word for minus infinity.
+    logprobs = logprobs.clamp_min_(torch.finfo(torch.float32).min)
+    most = min(max(tops), logprobs.shape[-1])
+    best, best_tokens = logprobs.topk(most, dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
+    # A float32 holds every token id that there is.
+    table = torch.cat([chosen, best, best_tokens.to(torch.float32)], dim=1).tolist()
+    return [
+        Score(row[0], tuple(zip(map(int, row[1 + most : 1 + most + top]), row[1:], strict=False)))
+        for row, top in zip(table, tops, strict=True)
+    ]
+
+
+def entries(
+    tokens: Sequence[int], scores: Sequence[Score], spell: Callable[[int], str]
+) -> list[dict[str, Any]]:
+    """What JobOutput.metadata["logprobs"] holds: one object for each token."""
+    return [
+        {**_entry(token, one.logprob, spell), "top": [_entry(*each, spell) for each in one.top]}
+        for token, one in zip(tokens, scores, strict=True)
+    ]
+
+
+def _entry(token: int, logprob: float, spell: Callable[[int], str]) -> dict[str, Any]:
+    return {"token_id": token, "token": spell(token), "logprob": logprob}
