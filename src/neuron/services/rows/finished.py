@@ -42,6 +42,11 @@ class FinishedRows:
     def __contains__(self, index: int) -> bool:
         return index in self._results
 
+    @property
+    def size_bytes(self) -> int:
+        """What the result has as JSON by now, within a byte."""
+        return self._bytes
+
     def add(self, row: RowResult) -> None:
         """Take a row in.
 
