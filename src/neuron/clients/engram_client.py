@@ -13,6 +13,7 @@ import structlog
 from pydantic import SecretStr
 
 from mnemos.engram.errors import (
+    BucketNotFoundError,
     EngramError,
     InvalidKeyError,
     LocalDiskError,
@@ -24,6 +25,7 @@ from ..errors import (
     ArtifactCorruptError,
     ConfigurationError,
     InsufficientResourcesError,
+    InvalidInputError,
     NeuronError,
     StorageUnavailableError,
 )
@@ -117,6 +119,21 @@ class EngramClient:
             raise _first_neuron_error(failed) from failed
         logger.info("object_downloaded", object_path=object_path, local_dir=str(local_dir))
 
+    async def read_object(self, bucket: str, key: str, max_bytes: int) -> bytes:
+        """An object that a job names, whole.
+
+        Raises:
+            InvalidInputError: there is none, its name is not allowed, or it is larger.
+            StorageUnavailableError: ENGRAM failed.
+        """
+        with _translated_for_job(bucket, key):
+            size = (await self.store.head(bucket, key)).size
+            if size > max_bytes:
+                raise InvalidInputError(
+                    f"{bucket}/{key} has {size} bytes, more than the {max_bytes} that are left"
+                )
+            return await self.store.get_bytes(bucket, key)
+
     async def _download_one(
         self,
         bucket: str,
@@ -168,6 +185,19 @@ def _translated(key: str) -> Iterator[None]:
         raise NeuronError(error.message) from error
     except EngramError as error:
         logger.error("download_object_failed", object_path=key, error=error.message)
+        raise StorageUnavailableError(error.message) from error
+
+
+@contextlib.contextmanager
+def _translated_for_job(bucket: str, key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ObjectNotFoundError, BucketNotFoundError) as error:
+        raise InvalidInputError(f"ENGRAM holds no {bucket}/{key}") from error
+    except InvalidKeyError as error:
+        raise InvalidInputError(error.message) from error
+    except EngramError as error:
+        logger.error("read_object_failed", bucket=bucket, key=key, error=error.message)
         raise StorageUnavailableError(error.message) from error
 
 
