@@ -6,7 +6,8 @@
     ├── ArtifactCorruptError        artifact_corrupt        the store's fault, retried
     ├── RuntimeUnavailableError     runtime_unavailable     this worker's lack, retried elsewhere
     ├── InsufficientResourcesError  insufficient_resources  this worker's lack, retried elsewhere
-    │   └── OutOfMemoryError        out_of_memory
+    │   ├── OutOfMemoryError        out_of_memory
+    │   └── ModelTooLargeError      insufficient_resources  a bigger worker must take the job
     ├── EngineCrashedError          engine_crashed          the engine is gone, the worker is well
     ├── JobTimeoutError             timeout
     ├── JobCancelledError           cancelled
@@ -91,6 +92,10 @@ class OutOfMemoryError(InsufficientResourcesError):
     """Memory ran out while loading or running."""
 
     code = ErrorCode.OUT_OF_MEMORY
+
+
+class ModelTooLargeError(InsufficientResourcesError):
+    """The model does not fit this worker, whatever makes room; `details` name what it needs."""
 
 
 class EngineCrashedError(NeuronError):

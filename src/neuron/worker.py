@@ -16,8 +16,9 @@ from .errors import ConfigurationError, NeuronError
 from .models.action import Action
 from .models.worker import WorkerAction, WorkerStatus
 from .services.assembly import WorkerParts, assemble
-from .services.engine_pool import EngineFactory
+from .services.engine import EngineFactory
 from .services.lifecycle import WorkerPhase
+from .services.memory_budget import MemoryBudget
 from .services.self_view import WorkerSelfView
 from .utils.concurrency import until_first
 from .utils.logging import configure_logging, set_log_level
@@ -135,6 +136,7 @@ class NEURONWorker:
             self,
             self.view.report,
             self._on_activity,
+            self._capabilities_changed,
             self._engine_factory,
         )
         try:
@@ -170,7 +172,12 @@ class NEURONWorker:
         await parts.registrar.register()
         for service in (parts.leases, parts.results, parts.statuses, parts.tokens):
             await service.start(tasks)
-        await parts.engines.start(tasks)
+        budget = MemoryBudget.of(
+            await parts.monitor.get_current_resources(), self.settings.engine_memory_mb
+        )
+        await parts.engines.start(tasks, budget)
+        for watch in (parts.health, parts.guard, parts.pinned):
+            await watch.start(tasks)
         await parts.executor.start(tasks)
         await parts.heartbeat.start(tasks)
         await parts.listener.start(tasks)
@@ -207,6 +214,8 @@ class NEURONWorker:
         await parts.poller.cancel()
         await parts.listener.stop()
         await parts.executor.stop()
+        for watch in (parts.pinned, parts.health, parts.guard):
+            await watch.stop()
         for service in (parts.tokens, parts.statuses, parts.results, parts.leases):
             await service.stop()
         await parts.heartbeat.stop()
@@ -253,6 +262,15 @@ class NEURONWorker:
             case WorkerAction.CANCEL_JOBS:
                 for ref in action.jobs:
                     parts.executor.cancel_job(ref)
+        parts.heartbeat.poke()
+
+    async def _capabilities_changed(self) -> None:
+        """A runtime was taken out of what is offered, or is offered again: CORTEX shall know."""
+        parts, tasks = self._parts, self._tasks
+        assert parts is not None
+        assert tasks is not None
+        await parts.registrar.register_again()
+        await self._follow_pause(parts, tasks)
         parts.heartbeat.poke()
 
     def _set_paused(self, *, paused: bool) -> None:

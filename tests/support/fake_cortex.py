@@ -34,6 +34,10 @@ class FakeJob:
     result: pb.JobResult | None = None
     accepted: int = 0
     released: list[str] = field(default_factory=list)
+    needs: list[pb.Requirements] = field(default_factory=list)
+    engine_crashes: int = 0
+    rows: dict[int, pb.RowResult] = field(default_factory=dict)
+    """Finished rows of all attempts, for the next one."""
     cancel_asked: bool = False
 
     @property
@@ -100,9 +104,10 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         **more: Any,
     ) -> FakeJob:
         """Put a job in the queue."""
+        inputs = [json.dumps(row) for row in more.get("inputs", ())]
         spec = pb.JobSpec(
             job_id=job_id,
-            job_type=pb.JOB_TYPE_INFERENCE,
+            job_type=more.get("job_type", pb.JOB_TYPE_INFERENCE),
             priority=5,
             model=pb.ModelRef(
                 family=more.get("family", "tiny"),
@@ -111,13 +116,14 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
                 runtime_config_json="{}",
             ),
             input=pb.JobInput(
-                prompt=prompt,
+                prompt="" if inputs else prompt,
+                inputs_json=inputs,
                 parameters_json=json.dumps(more.get("parameters", {}) | {"stream": stream}),
             ),
             timeout_seconds=timeout,
             metadata_json="{}",
         )
-        job = self.jobs[job_id] = FakeJob(spec)
+        job = self.jobs[job_id] = FakeJob(spec, engine_crashes=more.get("engine_crashes", 0))
         self._touch()
         return job
 
@@ -264,6 +270,8 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
                 job = self.jobs[chunk.job_id]
                 if verdict != pb.VERDICT_STALE and chunk.sequence == len(job.chunks):
                     job.chunks.append(chunk)
+                    if chunk.HasField("row"):
+                        job.rows[chunk.row.index] = chunk.row
                 acks[chunk.job_id, chunk.attempt] = (len(job.chunks), verdict)
             self._touch()
             if self.cut_token_stream_after is not None:
@@ -307,6 +315,8 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
             if verdict != pb.VERDICT_STALE:
                 job = self.jobs[released.job_id]
                 job.released.append(released.reason)
+                if released.HasField("needs"):
+                    job.needs.append(released.needs)
                 job.state, job.holder, job.request_id = "pending", "", ""
             verdicts.append(_verdict(released.job_id, released.attempt, verdict))
         self._touch()
@@ -349,6 +359,8 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
                 attempt=job.attempt,
                 lease=self._lease(),
                 time_left=Duration(seconds=job.spec.timeout_seconds),
+                engine_crashes=job.engine_crashes,
+                resume=pb.ResumeState(rows=job.rows.values()) if job.rows else None,
             )
             for job in held
         ]

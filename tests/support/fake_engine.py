@@ -20,8 +20,11 @@ class FakeEngine:
         self.name = name
         self.pid: int | None = None
         self.load_seconds = 0.0
-        self.memory_mb = 1
+        self.memory_mb = owner.memory_mb.get(name, 1)
+        self.runtime_started = False
+        self.condemned: str | None = None
         self.running: list[str] = []
+        self.asked: list[str] = []
         self.cancelled: list[str] = []
         self.stopped = False
         self._closed = asyncio.Event()
@@ -34,8 +37,13 @@ class FakeEngine:
         self.owner.loads.append(self.name)
         self.owner.loading.set()
         await self.owner.load_gate.wait()
+        if self.owner.runtime_error is not None:
+            raise self.owner.runtime_error
+        self.runtime_started = True
         if self.owner.load_error is not None:
             raise self.owner.load_error
+        if errors := self.owner.load_errors.get(self.name):
+            raise errors.pop(0)
         self.pid = len(self.owner.loads)
         self.load_seconds = 0.01
 
@@ -43,6 +51,7 @@ class FakeEngine:
         self, job_input: JobInput, resume: ResumeState | None = None
     ) -> AsyncGenerator[Generation, None]:
         order, _, argument = (job_input.prompt or "").partition(" ")
+        self.asked.append(order)
         self.running.append(order)
         self.owner.peak = max(self.owner.peak, len(self.running))
         self.owner.started.set()
@@ -69,7 +78,7 @@ class FakeEngine:
                 raise ZeroDivisionError("a bug in the engine's client")
             case "die":
                 self.die()
-                raise EngineCrashedError("the engine died; its last words: none")
+                raise EngineCrashedError("the engine died; its last words: none", engine_jobs=1)
         if order == "flow":
             async for generation in self._flow():
                 yield generation
@@ -94,6 +103,10 @@ class FakeEngine:
         text = "".join(f"t{index} " for index in range(count))
         yield Generation(output=JobOutput(result=text, metadata={"tokens_generated": count}))
 
+    def condemn(self, reason: str) -> None:
+        self.condemned = reason
+        self.die()
+
     def die(self) -> None:
         """As after a SIGKILL."""
         self._closed.set()
@@ -117,6 +130,10 @@ class FakeEngines:
         self.load_gate.set()
         self.loading = asyncio.Event()
         self.load_error: Exception | None = None
+        self.load_errors: dict[str, list[Exception]] = {}
+        """What the next loads of a model fail with, one after another; then they do not."""
+        self.runtime_error: Exception | None = None
+        self.memory_mb: dict[str, int] = {}
         self.go = asyncio.Event()
         self.started = asyncio.Event()
         self.peak = 0

@@ -93,6 +93,8 @@ class Stack:
     grpc_port: int
     genome_port: int
     environment: dict[str, str] = field(default_factory=dict)
+    worker_environment: dict[str, str] = field(default_factory=dict)
+    """What workers get besides their settings."""
     processes: list[Process] = field(default_factory=list)
 
     @property
@@ -167,6 +169,7 @@ class Stack:
             "log_level": "DEBUG",
         } | settings
         environment = {f"NEURON_{name.upper()}": str(value) for name, value in variables.items()}
+        environment |= self.worker_environment
         process = self.spawn("worker", NEURON, {**_clean_environment(), **environment})
         return process, port
 

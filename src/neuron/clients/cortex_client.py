@@ -34,7 +34,7 @@ T = TypeVar("T")
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SENDABLE_BYTES = 3 * 1024 * 1024
 """What one message to CORTEX may carry; its limit of 4 MiB less room for the rest."""
-OFFERED_JOB_TYPES = (JobType.INFERENCE,)
+OFFERED_JOB_TYPES = (JobType.INFERENCE, JobType.BATCH_INFERENCE, JobType.EVALUATION)
 UNKNOWN_WORKER_PREFIX = "worker_unknown:"
 REPLACED_WORKER_PREFIX = "worker_replaced:"
 

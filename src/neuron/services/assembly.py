@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,22 @@ from ..runtimes.engine_client import EngineClient, EngineLogLine
 from ..runtimes.registry import runtime_availability
 from ..utils.metrics import WorkerMetrics
 from .action_listener import ActionHandler, ActionInbox, ActionListener
-from .engine_pool import EngineFactory, EnginePool
+from .engine import EngineFactory
+from .engine_pool import EnginePool
 from .executor import ExecutorService
 from .heartbeat import HeartbeatService, WorkerReport
 from .identity import Registrar
-from .job_run import JobServices
+from .input_references import InputReferences
+from .job_work import JobServices
 from .lease_keeper import LeaseKeeper
+from .memory_guard import MemoryGuard
 from .model_loader import ModelLoaderService
 from .neighbour_watch import NeighbourWatch
+from .pinned_models import PinnedModels
 from .poller import JobPollerService
 from .resource_monitor import ResourceMonitor
 from .result_reporter import ResultReporter
+from .runtime_health import RuntimeHealth
 from .status_reporter import StatusReporter
 from .token_streamer import TokenStreamer
 
@@ -54,6 +59,9 @@ class WorkerParts:
     leases: LeaseKeeper
     loader: ModelLoaderService
     engines: EnginePool
+    health: RuntimeHealth
+    guard: MemoryGuard
+    pinned: PinnedModels
     statuses: StatusReporter
     tokens: TokenStreamer
     results: ResultReporter
@@ -84,6 +92,7 @@ def assemble(
     handler: ActionHandler,
     describe: Callable[[], WorkerReport],
     on_activity: Callable[[], None],
+    on_capabilities: Callable[[], Awaitable[None]],
     engine_factory: EngineFactory | None = None,
 ) -> WorkerParts:
     """Make every part, connected to nothing yet. Needs a running event loop."""
@@ -100,11 +109,15 @@ def assemble(
     registrar = Registrar(cortex, lambda: registration(), wanted_id=settings.worker_id or "")
     leases = LeaseKeeper(cortex, registrar, metrics)
     loader = ModelLoaderService(settings, genome, engram, metrics)
+    health = RuntimeHealth(unavailable, on_capabilities)
     engines = EnginePool(
         engine_factory or default_engine_factory(settings),
         loader.load_model,
         max_loaded=settings.max_loaded_models,
         load_timeout_seconds=settings.model_load_timeout,
+        idle_seconds=settings.model_idle_seconds,
+        pinned=settings.pinned_models,
+        health=health,
         metrics=metrics,
     )
     statuses = StatusReporter(cortex, registrar, leases)
@@ -119,6 +132,9 @@ def assemble(
         results=results,
         unavailable_runtimes=unavailable,
         metrics=metrics,
+        fetch=loader.load_model,
+        references=InputReferences(engram, settings.input_buckets),
+        max_batch_size=settings.max_batch_size,
     )
     executor = ExecutorService(
         settings, "", genome, engram, cortex, services=services, on_activity=on_activity
@@ -131,7 +147,7 @@ def assemble(
         wait_seconds=settings.poll_wait,
         registrar=registrar,
         models=lambda: engines.loaded_models,
-        resources=lambda: monitor.latest,
+        memory=engines.available_mb,
     )
     inbox = ActionInbox(handler)
     heartbeat = HeartbeatService(
@@ -175,6 +191,9 @@ def assemble(
         leases=leases,
         loader=loader,
         engines=engines,
+        health=health,
+        guard=MemoryGuard(lambda: engines.residents, lambda: engines.budget),
+        pinned=PinnedModels(settings.pinned_models, genome, engines),
         statuses=statuses,
         tokens=tokens,
         results=results,
@@ -247,6 +266,14 @@ def default_engine_factory(settings: Settings) -> EngineFactory:
         def on_log(line: EngineLogLine) -> None:
             engine_log.info("engine_output", text=line.text, stream=line.stream)
 
-        return EngineClient(runtime, family, version, config, engine_settings, on_log)
+        return EngineClient(
+            runtime,
+            family,
+            version,
+            config,
+            engine_settings,
+            on_log,
+            stall_seconds=settings.engine_stall_seconds,
+        )
 
     return make

@@ -4,123 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
 
-import msgspec
 import structlog
 
-from ..errors import NeuronError
-from ..models.job import JobInput, ModelConfig, ResumeState
-from ..models.runtime import RuntimeType
+from ..errors import InsufficientResourcesError, ModelTooLargeError, NeuronError
 from ..models.worker import LoadedModel
-from ..runtimes.base import Generation
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
+from ..utils.signal import ChangeSignal
+from .engine import STOP_GRACE_SECONDS, Engine, EngineFactory, EngineKey, FetchModel, OnProgress
+from .memory_budget import RAM, Demand, Footprint, MemoryBudget, measure_demand
+from .resident import Resident, ResidentState
+from .runtime_health import RuntimeHealth
 
 logger = structlog.get_logger(__name__)
 
 FAIRNESS_SECONDS = 10.0
-STOP_GRACE_SECONDS = 5.0
 _CRASH_BACKOFF_MAX_SECONDS = 30.0
+_WAITING = "waiting until another model can make room"
 
-
-class Engine(Protocol):
-    """A model in a process; EngineClient is one."""
-
-    @property
-    def pid(self) -> int | None: ...
-
-    @property
-    def is_alive(self) -> bool: ...
-
-    @property
-    def load_seconds(self) -> float: ...
-
-    @property
-    def memory_mb(self) -> int: ...
-
-    async def start(self, timeout_seconds: float) -> None: ...
-
-    def generate(
-        self, job_input: JobInput, resume: ResumeState | None = None
-    ) -> AsyncGenerator[Generation, None]: ...
-
-    async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None: ...
-
-    async def wait_closed(self) -> None: ...
-
-
-class EngineKey(NamedTuple):
-    """What makes two jobs share an engine."""
-
-    family: str
-    version: str
-    runtime: RuntimeType
-    config_json: str
-
-    @classmethod
-    def of(cls, model: ModelConfig, runtime: RuntimeType) -> EngineKey:
-        """Return the engine that a job's model needs."""
-        config = msgspec.json.encode(model.runtime_config, order="deterministic").decode()
-        return cls(model.family, model.version, runtime, config)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The runtime's configuration."""
-        config: dict[str, Any] = msgspec.json.decode(self.config_json)
-        return config
-
-
-OnProgress = Callable[[str], None]
-EngineFactory = Callable[[RuntimeType, str, str, Mapping[str, Any]], Engine]
-FetchModel = Callable[[str, str, OnProgress], Awaitable[object]]
-
-
-class _State(Enum):
-    LOADING = auto()
-    READY = auto()
-    STOPPING = auto()
-
-
-@dataclass(eq=False, slots=True)
-class _Resident:
-    """One place in memory: an engine that loads, runs or goes."""
-
-    key: EngineKey
-    engine: Engine
-    state: _State = _State.LOADING
-    users: int = 0
-    last_used: float = field(default_factory=time.monotonic)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    error: NeuronError | None = None
-    progress: str = "waiting for the model"
-    listeners: set[OnProgress] = field(default_factory=set)
-    task: asyncio.Task[None] | None = None
-
-    def tell(self, progress: str) -> None:
-        self.progress = progress
-        for listener in list(self.listeners):
-            listener(progress)
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    key: EngineKey
-    granted: asyncio.Future[_Resident]
-    since: float = field(default_factory=time.monotonic)
+MeasureDemand = Callable[[EngineKey, Path, MemoryBudget], Awaitable[Demand]]
 
 
 class EnginePool:
-    """Lends engines to jobs; at most `max_loaded` models are resident.
+    """Lends engines to jobs; those that are resident fit into the memory budget together.
 
-    Jobs of one model share its engine and its one load. A model that is not resident takes a free
-    place, or that of the least recently used idle one, never a busy one's: then its jobs wait,
-    first come first served. Jobs of resident models may pass them for `fairness_seconds`.
+    Jobs of one model share its engine and its one load. A model that is not resident takes what
+    is free, or the room of the least recently used idle ones, never a busy or a pinned one's:
+    then it waits, first come first served. Jobs of resident models may pass it for
+    `fairness_seconds`; then the model that has been resident longest takes no more jobs, until
+    there is room. A model without a job for `idle_seconds` goes (0: it stays).
     """
 
     def __init__(
@@ -128,31 +44,50 @@ class EnginePool:
         factory: EngineFactory,
         fetch: FetchModel,
         *,
-        max_loaded: int = 1,
+        max_loaded: int = 8,
         load_timeout_seconds: float = 1800,
         fairness_seconds: float = FAIRNESS_SECONDS,
+        idle_seconds: float = 0.0,
+        pinned: Collection[str] = (),
+        health: RuntimeHealth | None = None,
         metrics: WorkerMetrics | None = None,
+        measure: MeasureDemand = measure_demand,
     ) -> None:
         self._factory = factory
         self._fetch = fetch
         self._max_loaded = max_loaded
         self._load_timeout = load_timeout_seconds
         self._fairness = fairness_seconds
+        self._idle_seconds = idle_seconds
+        self._pinned = frozenset(pinned)
+        self._health = health
         self._metrics = metrics
-        self._residents: list[_Resident] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._measure = measure
+        self._budget = MemoryBudget({RAM: 0})
+        self._residents: list[Resident] = []
+        self._known: dict[EngineKey, Footprint] = {}
+        """What models turned out to hold when they were loaded before."""
         self._crashes: dict[EngineKey, Backoff] = {}
         self._not_before: dict[EngineKey, float] = {}
+        self._changed = ChangeSignal()
         self._tasks: asyncio.TaskGroup | None = None
+        self._unloading: asyncio.Task[None] | None = None
 
-    async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Run loads and watches in `tasks`."""
+    async def start(self, tasks: asyncio.TaskGroup, budget: MemoryBudget) -> None:
+        """Run loads and watches in `tasks`, within `budget`."""
         self._tasks = tasks
+        self._budget = budget
+        logger.info("engine_memory", **budget.limits)
+        if self._idle_seconds:
+            self._unloading = tasks.create_task(self._unload_idle(), name="idle models")
 
     async def stop(self) -> None:
         """Stop every engine; returns when no process is left. May be called twice."""
         residents, self._residents = self._residents, []
         running = {r.task for r in residents if r.task is not None and not r.task.done()}
+        if self._unloading is not None:
+            running.add(self._unloading)
+            self._unloading = None
         for task in running:
             task.cancel()
         if running:
@@ -160,8 +95,18 @@ class EnginePool:
         self._note_loaded()
 
     @property
+    def budget(self) -> MemoryBudget:
+        """What engines may hold."""
+        return self._budget
+
+    @property
+    def residents(self) -> list[Resident]:
+        """Those that hold memory now."""
+        return [resident for resident in self._residents if resident.holds_memory]
+
+    @property
     def loaded_models(self) -> list[LoadedModel]:
-        """What is resident now."""
+        """What is ready now."""
         return [
             LoadedModel(
                 family=resident.key.family,
@@ -172,118 +117,81 @@ class EnginePool:
                 active_jobs=resident.users,
             )
             for resident in self._residents
-            if resident.state is _State.READY
+            if resident.state is ResidentState.READY
         ]
+
+    def available_mb(self) -> tuple[int, int]:
+        """RAM and GPU memory that a model could be given by evicting the idle ones."""
+        staying = [resident.held for resident in self.residents if not resident.is_idle]
+        free = self._budget.free(staying)
+        gpus = sum(max(0, size) for pool, size in free.items() if pool != RAM)
+        return max(0, free[RAM]), gpus
 
     def is_warm(self, key: EngineKey) -> bool:
         """Whether a job for `key` could start at once."""
         resident = self._find(key)
-        return resident is not None and resident.state is _State.READY and resident.engine.is_alive
+        return resident is not None and resident.settled.is_set() and resident.takes_users
 
     @asynccontextmanager
-    async def use(self, key: EngineKey, on_progress: OnProgress) -> AsyncIterator[Engine]:
-        """Lend the engine for `key`, loading it first if necessary.
+    async def use(
+        self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False
+    ) -> AsyncIterator[Engine]:
+        """Lend the engine for `key`, loading it first if necessary; `alone`: to nobody else.
 
-        Raises the load's NeuronError. Cancelling the wait stops a load that nobody else wants.
+        Raises the load's NeuronError; ModelTooLargeError when a bigger worker must do it.
+        Cancelling the wait stops a load that nobody else wants.
         """
-        resident = await self._granted(key, on_progress)
+        resident = await self._join(key, on_progress)
         try:
-            resident.listeners.add(on_progress)
-            try:
-                if resident.state is _State.LOADING:
-                    on_progress(resident.progress)
-                await resident.settled.wait()
-            finally:
-                resident.listeners.discard(on_progress)
+            await self._settled(resident, on_progress)
             if resident.error is not None:
                 raise resident.error
-            yield resident.engine
+            async with resident.gate.hold(alone=alone):
+                yield resident.engine
         finally:
-            self._give_back(resident)
+            self._leave(resident)
 
-    async def _granted(self, key: EngineKey, on_progress: OnProgress) -> _Resident:
-        waiter = _Waiter(key, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
-        self._pump()
-        if not waiter.granted.done():
-            on_progress("waiting until another model can make room")
+    async def _join(self, key: EngineKey, on_progress: OnProgress) -> Resident:
+        while True:
+            resident = self._find(key) or self._begin(key)
+            if resident.takes_users and not self._must_yield(resident):
+                resident.users += 1
+                return resident
+            on_progress(_WAITING)
+            await self._changed.wait()
+
+    async def _settled(self, resident: Resident, on_progress: OnProgress) -> None:
+        if resident.settled.is_set():
+            return
+        resident.listeners.add(on_progress)
+        on_progress(resident.progress)
         try:
-            return await waiter.granted
-        except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif waiter.granted.done() and not waiter.granted.cancelled():
-                self._give_back(waiter.granted.result())
-            raise
+            await resident.settled.wait()
+        finally:
+            resident.listeners.discard(on_progress)
 
-    def _give_back(self, resident: _Resident) -> None:
+    def _leave(self, resident: Resident) -> None:
         resident.users -= 1
         resident.last_used = time.monotonic()
-        wanted = resident.users > 0 or any(w.key == resident.key for w in self._waiters)
-        if resident.state is _State.LOADING and not wanted and resident.task is not None:
-            resident.state = _State.STOPPING  # whoever comes from now on waits for another load
-            resident.task.cancel()
-        self._pump()
+        if resident.users == 0 and resident.is_loading:
+            resident.evict()  # whoever comes from now on waits for another load
+        self._changed.notify()
 
-    def _pump(self) -> None:
-        """Grant whatever can be granted now."""
-        blocked_since: float | None = None
-        for waiter in list(self._waiters):
-            if waiter.granted.done():
-                self._waiters.remove(waiter)
-                continue
-            if blocked_since is not None and self._too_old(blocked_since):
-                return
-            resident = self._place_for(waiter.key)
-            if resident is None:
-                blocked_since = waiter.since if blocked_since is None else blocked_since
-                continue
-            self._waiters.remove(waiter)
-            resident.users += 1
-            waiter.granted.set_result(resident)
-
-    def _too_old(self, since: float) -> bool:
-        return time.monotonic() - since >= self._fairness
-
-    def _place_for(self, key: EngineKey) -> _Resident | None:
-        resident = self._find(key)
-        if resident is not None and resident.state is not _State.STOPPING:
-            if resident.state is _State.LOADING or resident.engine.is_alive:
-                return resident
-            return None  # it has just died; its watch makes room
-        if resident is not None:
-            return None
-        if len(self._residents) < self._max_loaded:
-            return self._begin(key)
-        self._evict_one()
-        return None
-
-    def _find(self, key: EngineKey) -> _Resident | None:
+    def _find(self, key: EngineKey) -> Resident | None:
         return next((r for r in self._residents if r.key == key), None)
 
-    def _evict_one(self) -> None:
-        if any(resident.state is _State.STOPPING for resident in self._residents):
-            return
-        idle = [r for r in self._residents if r.users == 0 and r.state is _State.READY]
-        if idle:
-            oldest = min(idle, key=lambda resident: resident.last_used)
-            logger.info("model_evicted", family=oldest.key.family, version=oldest.key.version)
-            oldest.state = _State.STOPPING
-            if oldest.task is not None:
-                oldest.task.cancel()
-
-    def _begin(self, key: EngineKey) -> _Resident:
+    def _begin(self, key: EngineKey) -> Resident:
         assert self._tasks is not None, "the pool was not started"
         engine = self._factory(key.runtime, key.family, key.version, key.config)
-        resident = _Resident(key, engine)
+        resident = Resident(key, engine, pinned=key.model in self._pinned)
         self._residents.append(resident)
-        resident.task = self._tasks.create_task(
-            self._live(resident), name=f"engine {key.family}:{key.version}"
-        )
+        resident.task = self._tasks.create_task(self._live(resident), name=f"engine {key.model}")
         return resident
 
-    async def _live(self, resident: _Resident) -> None:
-        """An engine's whole life: load, run until it dies or is evicted, leave nothing."""
+    # ------------------------------------------------------------ an engine's life
+
+    async def _live(self, resident: Resident) -> None:
+        """Load, run until it dies or is evicted, leave nothing."""
         try:
             await self._load(resident)
             await resident.engine.wait_closed()
@@ -291,7 +199,7 @@ class EnginePool:
         except Exception as error:  # noqa: BLE001 - one engine's trouble never ends the worker
             self._note_failure(resident, error)
         finally:
-            resident.state = _State.STOPPING
+            resident.state = ResidentState.STOPPING
             try:
                 await resident.engine.stop(STOP_GRACE_SECONDS)
             finally:
@@ -299,39 +207,172 @@ class EnginePool:
                     self._residents.remove(resident)
                 resident.error = resident.error or NeuronError("the model was unloaded")
                 resident.settled.set()
+                resident.gone.set()
                 self._note_loaded()
-                self._pump()
+                self._changed.notify()
 
-    async def _load(self, resident: _Resident) -> None:
+    async def _load(self, resident: Resident) -> None:
         key = resident.key
-        wait = self._not_before.get(key, 0.0) - time.monotonic()
+        await self._wait_out_crash(resident)
+        resident.tell("fetching the model")
+        folder = await self._fetch(key.family, key.version, resident.tell)
+        demand = await self._measure(key, folder, self._budget)
+        resident.footprint = self._known.get(key, demand.need)
+        await self._wait_for_room(resident, demand)
+        try:
+            await self._start(resident)
+        except InsufficientResourcesError as error:
+            await self._start_again(resident, error)
+        self._note_ready(resident)
+
+    async def _wait_out_crash(self, resident: Resident) -> None:
+        wait = self._not_before.get(resident.key, 0.0) - time.monotonic()
         if wait > 0:
             resident.tell(f"the engine crashed; it starts again in {wait:.0f} s")
             await asyncio.sleep(wait)
-        resident.tell("fetching the model")
-        await self._fetch(key.family, key.version, resident.tell)
+
+    async def _start(self, resident: Resident) -> None:
         resident.tell("loading the model")
-        await resident.engine.start(self._load_timeout)
-        resident.state = _State.READY
+        try:
+            await resident.engine.start(self._load_timeout)
+        finally:
+            self._tell_health(resident)
+
+    async def _start_again(self, resident: Resident, error: NeuronError) -> None:
+        """Memory ran out: once more without the idle models, then it is for a bigger worker."""
+        if not await self._evict_all_idle():
+            raise self._too_large(resident, error.message) from error
+        key = resident.key
+        logger.warning("model_load_again", model=key.model, error=error.message)
+        resident.engine = self._factory(key.runtime, key.family, key.version, key.config)
+        try:
+            await self._start(resident)
+        except InsufficientResourcesError as again:
+            raise self._too_large(resident, again.message) from again
+
+    def _tell_health(self, resident: Resident) -> None:
+        if self._health is not None and resident.engine.runtime_started:
+            self._health.started(resident.key.runtime)
+
+    # ------------------------------------------------------------ room
+
+    async def _wait_for_room(self, resident: Resident, demand: Demand) -> None:
+        resident.state = ResidentState.WAITING
+        resident.waiting_since = time.monotonic()
+        while self._lacks_room(resident):
+            if self._is_first(resident) and all(other.pinned for other in self.residents):
+                if self.residents or not self._may_try(resident, demand):
+                    raise self._too_large(resident, f"{resident.key.model} does not fit")
+                break
+            resident.tell(_WAITING)
+            self._evict_one()
+            await self._changed.wait()
+        resident.state = ResidentState.STARTING
+        self._changed.notify()
+
+    def _lacks_room(self, resident: Resident) -> bool:
+        if not self._is_first(resident):
+            return True
+        held = [other.held for other in self.residents]
+        if len(held) >= self._max_loaded:
+            return True
+        return self._budget.lacking(resident.footprint, held) is not None
+
+    def _may_try(self, resident: Resident, demand: Demand) -> bool:
+        """Whether an estimate alone speaks against it: the weights themselves would fit."""
+        room = sum(self._budget.limits.get(pool, 0) for pool in resident.main_pools)
+        return demand.least_mb <= room
+
+    def _first_waiting(self) -> Resident | None:
+        waiting = [r for r in self._residents if r.state is ResidentState.WAITING]
+        return min(waiting, key=lambda r: r.waiting_since, default=None)
+
+    def _is_first(self, resident: Resident) -> bool:
+        return self._first_waiting() is resident
+
+    def _must_yield(self, resident: Resident) -> bool:
+        """Whether it takes no more jobs, since another model has waited too long for its room."""
+        first = self._first_waiting()
+        if first is None or time.monotonic() - first.waiting_since < self._fairness:
+            return False
+        ready = [r for r in self._residents if r.state is ResidentState.READY and not r.pinned]
+        return resident is min(ready, key=lambda r: r.ready_since, default=None)
+
+    def _evict_one(self) -> None:
+        if any(resident.state is ResidentState.STOPPING for resident in self._residents):
+            return
+        idle = [resident for resident in self._residents if resident.is_idle]
+        if idle:
+            self._evict(min(idle, key=lambda resident: resident.last_used))
+
+    async def _evict_all_idle(self) -> bool:
+        """Make all the room there is; return whether that is any."""
+        idle = [resident for resident in self._residents if resident.is_idle]
+        for resident in idle:
+            self._evict(resident)
+        for resident in idle:
+            await resident.gone.wait()
+        return bool(idle)
+
+    def _evict(self, resident: Resident) -> None:
+        logger.info("model_evicted", family=resident.key.family, version=resident.key.version)
+        resident.evict()
+
+    async def _unload_idle(self) -> None:
+        while True:
+            now = time.monotonic()
+            idle = [resident for resident in self._residents if resident.is_idle]
+            for resident in idle:
+                if now - resident.last_used >= self._idle_seconds:
+                    self._evict(resident)
+            staying = [r.last_used + self._idle_seconds - now for r in idle if r.is_idle]
+            try:
+                async with asyncio.timeout(min(staying, default=None)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _too_large(self, resident: Resident, words: str) -> ModelTooLargeError:
+        on_gpu = resident.main_pools != [RAM]
+        limits = self._budget.limits
+        room = sum(size for pool, size in limits.items() if (pool != RAM) == on_gpu)
+        kind = "GPU memory" if on_gpu else "memory"
+        return ModelTooLargeError(
+            f"{words} (this worker has {room} MB of {kind} for models): it needs a bigger worker",
+            **{"min_gpu_memory_mb" if on_gpu else "min_memory_mb": room + 1},
+        )
+
+    # ------------------------------------------------------------ what is told
+
+    def _note_ready(self, resident: Resident) -> None:
+        key, engine = resident.key, resident.engine
+        resident.footprint = self._known[key] = resident.measured()
+        resident.state = ResidentState.READY
+        resident.ready_since = resident.last_used = time.monotonic()
         resident.settled.set()
         if self._metrics is not None:
-            self._metrics.load_seconds.observe(resident.engine.load_seconds)
+            self._metrics.load_seconds.observe(engine.load_seconds)
         self._note_loaded()
+        self._changed.notify()
         logger.info(
             "model_ready",
             family=key.family,
             version=key.version,
             runtime=key.runtime.value,
-            load_seconds=round(resident.engine.load_seconds, 2),
-            pid=resident.engine.pid,
+            load_seconds=round(engine.load_seconds, 2),
+            memory_mb=engine.memory_mb,
+            pid=engine.pid,
         )
 
-    def _note_failure(self, resident: _Resident, error: Exception) -> None:
+    def _note_failure(self, resident: Resident, error: Exception) -> None:
         if isinstance(error, NeuronError):
             resident.error = error
         else:
             name = type(error).__name__
             resident.error = NeuronError(f"the engine could not be run ({name}: {error})")
+        starting = resident.state is ResidentState.STARTING
+        if self._health is not None and starting and not resident.engine.runtime_started:
+            self._health.failed(resident.key.runtime, resident.error.message)
         logger.error(
             "model_load_failed",
             family=resident.key.family,
@@ -341,11 +382,11 @@ class EnginePool:
             exc_info=None if isinstance(error, NeuronError) else error,
         )
 
-    def _note_crash(self, resident: _Resident) -> None:
+    def _note_crash(self, resident: Resident) -> None:
         backoff = self._crashes.setdefault(
             resident.key, Backoff(initial=0.5, maximum=_CRASH_BACKOFF_MAX_SECONDS)
         )
-        if time.monotonic() - resident.last_used > _CRASH_BACKOFF_MAX_SECONDS:
+        if time.monotonic() - resident.ready_since > _CRASH_BACKOFF_MAX_SECONDS:
             backoff.reset()
         self._not_before[resident.key] = time.monotonic() + backoff.next_delay()
         if self._metrics is not None:

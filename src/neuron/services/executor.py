@@ -13,7 +13,9 @@ from ..config import Settings
 from ..errors import InvalidInputError
 from ..models.job import ErrorDetails, JobResult, JobSpec, JobStatus, LeasedJob
 from ..models.lease import AttemptRef, RefusedJob
-from .job_run import Ended, JobRun, JobServices, StopReason
+from .job_run import JobRun
+from .job_work import JobServices
+from .outcomes import Ended, StopReason
 from .slots import SlotPool
 
 logger = structlog.get_logger(__name__)

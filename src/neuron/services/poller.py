@@ -13,7 +13,7 @@ from opentelemetry import trace
 from ..errors import ConfigurationError, NeuronError, WorkerUnknownError
 from ..models.job import LeasedJob
 from ..models.lease import AcquiredJobs, AttemptRef, RefusedJob, ReleasedJob, Verdict
-from ..models.worker import LoadedModel, SystemResources
+from ..models.worker import LoadedModel
 from ..utils.retry import Backoff
 from .identity import Registrar
 from .service import Service
@@ -59,7 +59,8 @@ class JobPollerService(Service):
     """Long-polls for as many jobs as slots are free, and reserves the slots before it asks.
 
     `poll_interval` is the least time in seconds between two polls that brought nothing, in case
-    CORTEX answers at once. stop() hands back what an open poll brings in after it, and start() may
+    CORTEX answers at once. `memory` tells how many MB of RAM and of GPU memory a model could get
+    by evicting idle ones. stop() hands back what an open poll brings in after it, and start() may
     follow.
     """
 
@@ -75,7 +76,7 @@ class JobPollerService(Service):
         wait_seconds: float = 20.0,
         registrar: Registrar | None = None,
         models: Callable[[], list[LoadedModel]] = list,
-        resources: Callable[[], SystemResources | None] = lambda: None,
+        memory: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         super().__init__()
         self.worker_id = worker_id
@@ -85,7 +86,7 @@ class JobPollerService(Service):
         self._wait = wait_seconds
         self._registrar = registrar
         self._models = models
-        self._resources = resources
+        self._memory = memory
         self._open_request: tuple[str, int] | None = None
         logger.info("poller_service_initialized", worker_id=worker_id, poll_interval=poll_interval)
 
@@ -132,7 +133,7 @@ class JobPollerService(Service):
         began = asyncio.get_running_loop().time()
         request_id = self._request_id(reserved)
         self._open_request = (request_id, reserved)
-        resources = self._resources()
+        memory_mb, gpu_memory_mb = self._memory()
         with tracer.start_as_current_span("poll_for_job") as span:
             span.set_attribute("worker.id", self.worker_id)
             acquired = await self.cortex_client.acquire_jobs(
@@ -140,8 +141,8 @@ class JobPollerService(Service):
                 reserved,
                 self._wait,
                 models=self._models(),
-                memory_available_mb=resources.memory_available_mb if resources else 0,
-                gpu_memory_available_mb=_gpu_memory_mb(resources),
+                memory_available_mb=memory_mb,
+                gpu_memory_available_mb=gpu_memory_mb,
                 request_id=request_id,
             )
         self._open_request = None
@@ -198,7 +199,3 @@ class JobPollerService(Service):
         logger.info("late_jobs_handed_back", count=len(acquired.refs))
         released = [ReleasedJob(ref, "the worker takes no more jobs") for ref in acquired.refs]
         await self.cortex_client.release_jobs(self.worker_id, released)
-
-
-def _gpu_memory_mb(resources: SystemResources | None) -> int:
-    return sum(gpu.available_memory_mb for gpu in resources.gpus) if resources else 0

@@ -166,6 +166,7 @@ async def test_a_cancelled_job_frees_its_slot_and_is_reported_cancelled(
 
     assert hanging.result is not None
     assert hanging.result.status == pb.JOB_STATUS_CANCELLED
+    assert hanging.result.output.result_json == '"x"', "what there was is kept"
     assert engines.made[0].cancelled == ["hang"]
 
 
@@ -208,12 +209,13 @@ async def test_a_timeout_stops_a_running_generation(
 
     assert job.result is not None
     assert job.result.status == pb.JOB_STATUS_TIMEOUT
+    assert job.result.output.result_json == '"x"', "what there was is kept"
 
 
 async def test_an_idle_model_makes_room_for_another(
     cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
 ) -> None:
-    async with start_worker():
+    async with start_worker(max_loaded_models=1):
         first = cortex.submit("job_1")
         await cortex.until(lambda: first.state == "done")
         second = cortex.submit("job_2", family="small")

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, FakeEngines
 
-from neuron.errors import NeuronError, OutOfMemoryError
+from neuron.errors import ModelTooLargeError, NeuronError, OutOfMemoryError, RuntimeUnavailableError
 from neuron.models.runtime import RuntimeType
-from neuron.services.engine_pool import EngineKey, EnginePool
+from neuron.services.engine import EngineKey
+from neuron.services.engine_pool import EnginePool
+from neuron.services.memory_budget import RAM, Demand, MemoryBudget
+from neuron.services.runtime_health import RuntimeHealth
+
+NO_FILES = Path("no-such-folder")
 
 
 def key(family: str) -> EngineKey:
     return EngineKey(family, "1", RuntimeType.TRANSFORMERS, "{}")
 
 
-async def fetch(family: str, version: str, on_progress: Callable[[str], None]) -> None:
+async def fetch(family: str, version: str, on_progress: Callable[[str], None]) -> Path:
     on_progress("fetched")
+    return NO_FILES
 
 
 @asynccontextmanager
 async def running_pool(
-    engines: FakeEngines, *, max_loaded: int = 1, fairness_seconds: float = 10.0
+    engines: FakeEngines,
+    *,
+    max_loaded: int = 1,
+    memory_mb: int = 10**6,
+    sizes: Mapping[str, int] | None = None,
+    **more: Any,
 ) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(engines, fetch, max_loaded=max_loaded, fairness_seconds=fairness_seconds)
+    """A pool in which a model of family f is taken to need sizes[f] MB before it is loaded."""
+
+    async def measure(key: EngineKey, folder: Path, budget: MemoryBudget) -> Demand:
+        size = (sizes or {}).get(key.family, 1)
+        return Demand({RAM: size}, size // 2)
+
+    pool = EnginePool(engines, fetch, max_loaded=max_loaded, measure=measure, **more)
     async with asyncio.TaskGroup() as tasks:
-        await pool.start(tasks)
+        await pool.start(tasks, MemoryBudget({RAM: memory_mb}))
         try:
             yield pool
         finally:
@@ -109,10 +128,10 @@ async def test_a_busy_model_cannot_starve_another_for_ever(engines: FakeEngines)
 async def test_a_failed_load_fails_all_who_wait_and_the_next_tries_again(
     engines: FakeEngines,
 ) -> None:
-    engines.load_error = OutOfMemoryError("too big")
+    engines.load_error = NeuronError("broken")
     async with running_pool(engines) as pool:
         for _ in range(2):
-            with pytest.raises(OutOfMemoryError):
+            with pytest.raises(NeuronError, match="broken"):
                 await use(pool, "a")
         engines.load_error = None
         await use(pool, "a")
@@ -200,3 +219,203 @@ async def test_another_configuration_is_another_engine(engines: FakeEngines) -> 
         async with pool.use(other, lambda _: None) as engine:
             assert isinstance(engine, FakeEngine)
             assert engine is not engines.made[0]
+
+
+# ---------------------------------------------------------------- memory
+
+
+async def test_models_that_fit_together_stay_together(engines: FakeEngines) -> None:
+    sizes = {"a": 400, "b": 400, "c": 400}
+    async with running_pool(engines, max_loaded=9, memory_mb=1000, sizes=sizes) as pool:
+        engines.memory_mb = {"a:1": 400, "b:1": 400, "c:1": 400}
+        for family in ("a", "b", "a", "c"):
+            await use(pool, family)
+
+        assert {model.family for model in pool.loaded_models} == {"a", "c"}
+        assert pool.available_mb() == (1000, 0), "idle models can be evicted"
+
+
+async def test_what_a_model_was_measured_to_hold_counts_the_next_time(
+    engines: FakeEngines,
+) -> None:
+    sizes = {"a": 900, "b": 100}
+    engines.memory_mb = {"a:1": 100, "b:1": 100}
+    async with running_pool(engines, max_loaded=9, memory_mb=1000, sizes=sizes) as pool:
+        await use(pool, "a")
+        await use(pool, "b")
+
+        assert {model.family for model in pool.loaded_models} == {"a", "b"}
+
+
+async def test_a_busy_model_counts_as_taken(engines: FakeEngines) -> None:
+    engines.memory_mb = {"a:1": 400}
+    done = asyncio.Event()
+    sizes = {"a": 400}
+    async with (
+        running_pool(engines, max_loaded=9, memory_mb=1000, sizes=sizes) as pool,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(use(pool, "a", done))
+        await settle()
+        assert pool.available_mb() == (560, 0)
+        done.set()
+
+
+async def test_a_model_larger_than_the_worker_is_for_a_bigger_one(engines: FakeEngines) -> None:
+    async with running_pool(engines, memory_mb=1000, sizes={"a": 5000}) as pool:
+        with pytest.raises(ModelTooLargeError, match="1000 MB of memory") as caught:
+            await use(pool, "a")
+
+    assert caught.value.details == {"min_memory_mb": 1001}
+    assert engines.loads == []
+
+
+async def test_an_estimate_alone_keeps_no_model_out(engines: FakeEngines) -> None:
+    async with running_pool(engines, memory_mb=1000, sizes={"a": 1900}) as pool:
+        await use(pool, "a")
+
+    assert engines.loads == ["a:1"], "its weights, half of the estimate, might fit"
+
+
+async def test_memory_that_runs_out_evicts_the_idle_and_tries_once_more(
+    engines: FakeEngines,
+) -> None:
+    engines.load_errors = {"b:1": [OutOfMemoryError("full")]}
+    async with running_pool(engines, max_loaded=9) as pool:
+        await use(pool, "a")
+        await use(pool, "b")
+
+        assert [model.family for model in pool.loaded_models] == ["b"]
+    assert engines.loads == ["a:1", "b:1", "b:1"]
+
+
+async def test_memory_that_runs_out_again_hands_the_job_to_a_bigger_worker(
+    engines: FakeEngines,
+) -> None:
+    engines.load_errors = {"b:1": [OutOfMemoryError("full"), OutOfMemoryError("still full")]}
+    async with running_pool(engines, max_loaded=9) as pool:
+        await use(pool, "a")
+        with pytest.raises(ModelTooLargeError, match="still full"):
+            await use(pool, "b")
+
+    assert engines.loads == ["a:1", "b:1", "b:1"]
+
+
+async def test_a_pinned_model_is_never_evicted(engines: FakeEngines) -> None:
+    async with running_pool(engines, max_loaded=2, pinned=["a:1"], idle_seconds=0.01) as pool:
+        for family in ("a", "b", "c", "d"):
+            await use(pool, family)
+        for engine in engines.made[1:]:
+            await engine.wait_closed()
+        await settle()
+        assert [model.family for model in pool.loaded_models] == ["a"]
+
+    assert engines.loads == ["a:1", "b:1", "c:1", "d:1"]
+
+
+async def test_a_model_that_only_pinned_ones_keep_out_is_for_another_worker(
+    engines: FakeEngines,
+) -> None:
+    async with running_pool(engines, max_loaded=1, pinned=["a:1"]) as pool:
+        await use(pool, "a")
+        with pytest.raises(ModelTooLargeError):
+            await use(pool, "b")
+
+
+async def test_an_idle_model_goes_after_a_while(engines: FakeEngines) -> None:
+    async with running_pool(engines, idle_seconds=0.02) as pool:
+        await use(pool, "a")
+        await engines.made[0].wait_closed()
+        await settle()
+        assert pool.loaded_models == []
+
+
+async def test_waiting_models_get_room_in_the_order_they_came(engines: FakeEngines) -> None:
+    done = asyncio.Event()
+    order: list[str] = []
+
+    async def note_use(pool: EnginePool, family: str) -> None:
+        async with pool.use(key(family), lambda _: None):
+            order.append(family)
+
+    async with running_pool(engines) as pool, asyncio.TaskGroup() as group:
+        group.create_task(use(pool, "a", done))
+        await settle()
+        for family in ("b", "c", "d"):
+            group.create_task(note_use(pool, family))
+            await settle()
+        done.set()
+
+    assert order == ["b", "c", "d"]
+
+
+async def test_a_job_that_crashed_engines_before_gets_one_for_itself(
+    engines: FakeEngines,
+) -> None:
+    inside: list[str] = []
+    together: list[set[str]] = []
+    gates = {name: asyncio.Event() for name in ("one", "two", "alone", "three")}
+
+    async def enter(pool: EnginePool, name: str, *, alone: bool = False) -> None:
+        async with pool.use(key("a"), lambda _: None, alone=alone):
+            inside.append(name)
+            together.append(set(inside))
+            await gates[name].wait()
+            inside.remove(name)
+
+    async with running_pool(engines) as pool, asyncio.TaskGroup() as group:
+        for name in gates:
+            group.create_task(enter(pool, name, alone=name == "alone"))
+            await settle()
+        assert inside == ["one", "two"], "three must wait behind the one that must be alone"
+        for name in gates:
+            gates[name].set()
+            await settle()
+
+    assert {"alone"} in together
+    assert not any("alone" in group and len(group) > 1 for group in together)
+
+
+# ---------------------------------------------------------------- runtimes that cannot start
+
+
+async def test_a_runtime_that_cannot_start_three_times_is_not_offered(
+    engines: FakeEngines,
+) -> None:
+    unavailable: dict[RuntimeType, str] = {}
+    told = asyncio.Event()
+
+    async def on_change() -> None:
+        told.set()
+
+    health = RuntimeHealth(unavailable, on_change)
+    engines.runtime_error = RuntimeUnavailableError("libcudart.so is missing")
+    async with running_pool(engines, health=health) as pool, asyncio.TaskGroup() as tasks:
+        await health.start(tasks)
+        for attempt in range(3):
+            assert unavailable == {}, attempt
+            with pytest.raises(RuntimeUnavailableError):
+                await use(pool, "a")
+        async with asyncio.timeout(5):
+            await told.wait()
+        await health.stop()
+
+    assert "libcudart.so is missing" in unavailable[RuntimeType.TRANSFORMERS]
+
+
+async def test_a_model_that_cannot_be_loaded_speaks_against_no_runtime(
+    engines: FakeEngines,
+) -> None:
+    unavailable: dict[RuntimeType, str] = {}
+
+    async def on_change() -> None:
+        raise AssertionError("nothing changed")
+
+    engines.load_error = NeuronError("bad weights")
+    health = RuntimeHealth(unavailable, on_change)
+    async with running_pool(engines, health=health) as pool:
+        for _ in range(5):
+            with pytest.raises(NeuronError):
+                await use(pool, "a")
+
+    assert unavailable == {}

@@ -1,0 +1,59 @@
+"""Who may be in an engine at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class EngineGate:
+    """Lets many users in together, or one that must be alone; first come, first served.
+
+    A job under which engines died twice runs alone: what happens then is its own doing, and no
+    neighbour pays for it.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._closed = False
+        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, *, alone: bool) -> AsyncIterator[None]:
+        """Be inside for the length of the block. Cancelling the wait leaves the queue."""
+        await self._enter(alone=alone)
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._closed = False
+            self._admit()
+
+    async def _enter(self, *, alone: bool) -> None:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (place, alone)
+        self._waiting.append(entry)
+        self._admit()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            elif place.done() and not place.cancelled():
+                self._inside -= 1
+                self._closed = False
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        while self._waiting and not self._closed:
+            place, alone = self._waiting[0]
+            if alone and self._inside:
+                return
+            self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                self._inside += 1
+                self._closed = alone

@@ -1,0 +1,194 @@
+"""What an attempt does between its lease and its outcome: prepare, borrow an engine, follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from ..clients.cortex_client import OFFERED_JOB_TYPES
+from ..errors import EngineCrashedError, RuntimeUnavailableError
+from ..models.job import (
+    JobInput,
+    JobOutput,
+    JobStatus,
+    JobType,
+    LeasedJob,
+    ResumeState,
+    RowResult,
+)
+from ..models.lease import ref_of
+from ..models.runtime import RuntimeType
+from ..runtimes.base import Generation
+from ..runtimes.registry import parse_runtime
+from ..utils.metrics import WorkerMetrics
+from .engine import Engine, EngineKey, FetchModel, OnProgress
+from .input_references import InputReferences
+from .lease_keeper import LeaseKeeper
+from .result_reporter import ResultReporter
+from .rows.running import RowsRun
+from .status_reporter import StatusReporter
+from .token_streamer import TokenStream, TokenStreamer
+
+logger = structlog.get_logger(__name__)
+
+ALONE_AFTER_CRASHES = 2
+"""A job under which that many engines died gets the next one for itself."""
+ROW_JOBS = frozenset({JobType.BATCH_INFERENCE, JobType.EVALUATION})
+_VLLM_SEQUENCES = 256
+
+
+class Engines(Protocol):
+    """Who lends engines."""
+
+    def is_warm(self, key: EngineKey) -> bool: ...
+
+    def use(
+        self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False
+    ) -> AbstractAsyncContextManager[Engine]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobServices:
+    """What every attempt needs of the worker."""
+
+    worker_id: Callable[[], str]
+    leases: LeaseKeeper
+    engines: Engines
+    statuses: StatusReporter
+    tokens: TokenStreamer
+    results: ResultReporter
+    unavailable_runtimes: dict[RuntimeType, str]
+    metrics: WorkerMetrics
+    fetch: FetchModel
+    references: InputReferences
+    max_batch_size: int
+
+
+@dataclass(slots=True)
+class _SoFar:
+    """What a text answer has got to."""
+
+    text: list[str] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, generation: Generation) -> None:
+        self.text.append(generation.text)
+        self.tokens += len(generation.token_ids)
+
+    def output(self, reason: str) -> JobOutput | None:
+        if not self.tokens:
+            return None
+        return JobOutput(
+            result="".join(self.text),
+            metadata={"finish_reason": reason, "tokens_generated": self.tokens},
+        )
+
+
+class JobWork:
+    """The work of one attempt; to be run once.
+
+    Cancelling run() stops the engine's part at once; `partial` tells what there was until then.
+    """
+
+    def __init__(self, leased: LeasedJob, services: JobServices) -> None:
+        self.stream: TokenStream | None = None
+        """Tokens and rows on their way to CORTEX; whoever delivers the outcome finishes it."""
+        self.load_ms = 0.0
+        self._leased = leased
+        self._services = services
+        self._clock = asyncio.get_running_loop().time
+        self._so_far = _SoFar()
+        self._rows: RowsRun | None = None
+
+    def _engine_key(self) -> EngineKey:
+        job = self._leased.job
+        if job.job_type not in OFFERED_JOB_TYPES:
+            raise RuntimeUnavailableError(f"this worker runs no {job.job_type.value} jobs")
+        runtime = parse_runtime(job.model.runtime)
+        if reason := self._services.unavailable_runtimes.get(runtime):
+            raise RuntimeUnavailableError(reason)
+        adapted = runtime is RuntimeType.VLLM and self._adapter is not None
+        return EngineKey.of(job.model, runtime, {"enable_lora": True} if adapted else None)
+
+    @property
+    def _adapter(self) -> str | None:
+        adapter: str | None = self._leased.job.input.parameters.get("adapter")
+        return adapter
+
+    async def run(self) -> JobOutput:
+        job = self._leased.job
+        key = self._engine_key()
+        waited_from = self._clock()
+        if not self._services.engines.is_warm(key):
+            self._tell(JobStatus.LOADING_MODEL, "loading the model")
+        job_input = await self._services.references.resolve(job.input)
+        if self._adapter is not None:
+            family, _, version = self._adapter.partition(":")
+            await self._services.fetch(family, version, self._tell_progress)
+        alone = self._leased.engine_crashes >= ALONE_AFTER_CRASHES
+        async with self._services.engines.use(key, self._tell_progress, alone=alone) as engine:
+            self.load_ms = 1000 * (self._clock() - waited_from)
+            self._tell(JobStatus.EXECUTING)
+            logger.info(
+                "executing_job",
+                job_id=job.job_id,
+                model=f"{job.model.family}/{job.model.version}",
+                runtime=key.runtime.value,
+            )
+            if job.job_type in ROW_JOBS:
+                return await self._run_rows(engine, key, job_input)
+            async with aclosing(engine.generate(job_input, self._text_so_far)) as generations:
+                return await self._follow(generations, stream=job_input.sampling.stream)
+
+    @property
+    def _text_so_far(self) -> ResumeState | None:
+        resume = self._leased.resume
+        return resume if resume is not None and resume.token_ids else None
+
+    async def _run_rows(self, engine: Engine, key: EngineKey, job_input: JobInput) -> JobOutput:
+        at_once = self._services.max_batch_size
+        if key.runtime is RuntimeType.VLLM:
+            at_once = int(key.config.get("max_num_seqs", _VLLM_SEQUENCES))
+        done = self._leased.resume.rows if self._leased.resume is not None else []
+        job = self._leased.job.model_copy(update={"input": job_input})
+        self._rows = RowsRun(job, done, engine.generate, self._on_row, at_once)
+        return await self._rows.run()
+
+    async def _on_row(self, row: RowResult) -> None:
+        if self.stream is None:
+            self.stream = self._services.tokens.open(ref_of(self._leased))
+        assert self._rows is not None
+        self._tell(JobStatus.STREAMING, f"{self._rows.done_count} of {self._rows.total} rows")
+        await self.stream.send_row(row)
+
+    async def _follow(self, generations: AsyncIterator[Generation], *, stream: bool) -> JobOutput:
+        async for generation in generations:
+            self._so_far.add(generation)
+            if stream and (generation.text or generation.token_ids):
+                await self._stream_on(generation)
+            if generation.output is not None:
+                return generation.output
+        raise EngineCrashedError("the engine ended a generation without an output")
+
+    def partial(self, reason: str) -> JobOutput | None:
+        """What the attempt had got to when it was stopped."""
+        if self._rows is not None:
+            return self._rows.partial()
+        return self._so_far.output(reason)
+
+    async def _stream_on(self, generation: Generation) -> None:
+        if self.stream is None:
+            self.stream = self._services.tokens.open(ref_of(self._leased))
+            self._tell(JobStatus.STREAMING)
+        await self.stream.send(generation.text, generation.token_ids)
+
+    def _tell_progress(self, message: str) -> None:
+        self._tell(JobStatus.LOADING_MODEL, message)
+
+    def _tell(self, status: JobStatus, message: str = "") -> None:
+        self._services.statuses.update(ref_of(self._leased), status, message)
