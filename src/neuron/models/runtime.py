@@ -34,6 +34,13 @@ class VLLMConfig(_RuntimeConfig):
     max_num_batched_tokens: int | None = Field(default=None, gt=0)
     trust_remote_code: bool = False
     quantization: Literal["awq", "gptq", "squeezellm", "fp8"] | None = None
+    task: Literal["auto", "generate", "embed", "classify"] = "auto"
+    """What the model is for; `auto`: what its architecture says."""
+    enable_lora: bool = False
+    """Keep room for adapters, which a job names in `parameters.adapter`."""
+    max_loras: int = Field(default=4, ge=1, le=32)
+    """How many adapters one batch may hold; requests with others wait."""
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
 
 
 class PyTorchConfig(_RuntimeConfig):
@@ -58,6 +65,8 @@ class TransformersConfig(_RuntimeConfig):
     trust_remote_code: bool = False
     use_flash_attention_2: bool = False
     low_cpu_mem_usage: bool = True
+    task: Literal["auto", "generate", "embed", "classify"] = "auto"
+    """What the model is for; `auto`: what its architecture and its folder say."""
 
     @model_validator(mode="after")
     def _one_quantisation(self) -> Self:

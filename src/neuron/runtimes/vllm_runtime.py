@@ -16,6 +16,7 @@ from ..errors import EngineCrashedError, NeuronError
 from ..models.job import JobInput, ResumeState
 from ..models.runtime import RuntimeType, VLLMConfig
 from .base import BaseRuntime, EngineSettings, Generation, RuntimeStats
+from .choices import generate_choices
 from .runtime_config import check_config
 from .vllm_engine.children import ChildFailures, adopt_children
 from .vllm_engine.failures import load_error
@@ -76,14 +77,26 @@ class VLLMRuntime(BaseRuntime):
     async def generate(
         self, job_input: JobInput, resume: ResumeState | None = None
     ) -> AsyncGenerator[Generation, None]:
+        if job_input.sampling.n > 1:
+            answers = generate_choices(self._generate_one, job_input)
+        else:
+            answers = self._generate_one(job_input, resume)
+        async with aclosing(answers):
+            async for generation in answers:
+                yield generation
+
+    async def _generate_one(
+        self, job_input: JobInput, resume: ResumeState | None = None
+    ) -> AsyncGenerator[Generation, None]:
         engine = self._engine
         if engine is None:
             raise NeuronError("no model is loaded")
-        loop = asyncio.get_running_loop()
-        row = await loop.run_in_executor(self._tokenizing, engine.row, job_input, resume)
         self._active += 1
         try:
-            async with aclosing(engine.answer(row)) as generations:
+            request = await asyncio.get_running_loop().run_in_executor(
+                self._tokenizing, engine.prepare, job_input, resume, self._tokenizing
+            )
+            async with aclosing(request.answer()) as generations:
                 async for generation in generations:
                     yield generation
         except EngineCrashedError:
@@ -118,7 +131,8 @@ class VLLMRuntime(BaseRuntime):
         try:
             from .vllm_engine.engine import VLLMEngine  # vllm itself: first what is above
 
-            engine = VLLMEngine(folder, name, config, self._failures)
+            cache = self.settings.model_cache_dir
+            engine = VLLMEngine(folder, name, config, cache, self._failures)
         except Exception as error:
             self._scratch.clear()
             raise load_error(name, error, self._failures.first()) from error

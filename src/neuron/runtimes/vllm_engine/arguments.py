@@ -9,12 +9,17 @@ from typing import Any
 
 from ...errors import ArtifactCorruptError, InvalidInputError
 from ...models.runtime import VLLMConfig
+from ...models.sampling import MAX_TOP_LOGPROBS
 
 _REMOVED_QUANTIZATIONS = {"squeezellm"}
+_RUNNERS = {"auto": "auto", "generate": "generate", "embed": "pooling", "classify": "pooling"}
 _GIB = 2**30
 _CPU_CACHE_BYTES = 4 * _GIB
 KV_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 """GiB for keys and values on a CPU; the operator's word, read by vLLM itself."""
+NO_COMPILER = ("TORCHDYNAMO_DISABLE", "1")
+"""For a CPU: vLLM compiles some steps at their first use even when told not to compile the model,
+and every answer would wait ten seconds for the first that wants log-probabilities."""
 
 
 def engine_arguments(folder: Path, name: str, config: VLLMConfig) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def engine_arguments(folder: Path, name: str, config: VLLMConfig) -> dict[str, A
             "convert the model to awq, gptq or fp8"
         )
     return {
+        **_lora_arguments(config),
         "model": str(folder),
         "tokenizer": str(folder),
         "served_model_name": name,
@@ -43,12 +49,26 @@ def engine_arguments(folder: Path, name: str, config: VLLMConfig) -> dict[str, A
         "max_num_batched_tokens": config.max_num_batched_tokens,
         "trust_remote_code": config.trust_remote_code,
         "quantization": config.quantization,
+        "runner": _RUNNERS[config.task],
         # Pickled weights are never read, and a model's own sampling defaults never apply: a
         # job's parameters mean the same on every runtime.
         "load_format": "safetensors",
         "generation_config": "vllm",
+        # As the model gives them, before temperature, penalties and guides.
+        "logprobs_mode": "raw_logprobs",
+        "max_logprobs": MAX_TOP_LOGPROBS,
         "disable_log_stats": True,
         "enable_log_requests": False,
+    }
+
+
+def _lora_arguments(config: VLLMConfig) -> dict[str, Any]:
+    if not config.enable_lora:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": config.max_loras,
+        "max_lora_rank": config.max_lora_rank,
     }
 
 

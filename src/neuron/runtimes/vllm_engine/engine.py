@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
+import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
 from transformers import AutoTokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
-from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from ...errors import EngineCrashedError, InvalidInputError, NeuronError
-from ...models.job import JobInput, JobOutput, ResumeState
+from ...errors import EngineCrashedError, InvalidInputError
+from ...models.job import JobInput, ResumeState
 from ...models.runtime import VLLMConfig
+from ...models.sampling import SamplingParameters
 from ..base import Generation
 from ..transformers_engine.hardware import cache_budget, has_fast_bfloat16
 from ..transformers_engine.prompt import PromptBuilder
-from ..transformers_engine.row import Row
-from .arguments import check_files, cpu_arguments, engine_arguments
+from ..transformers_engine.row import Row, Timing
+from .adapters import Adapters
+from .answering import Answering, Guiding
+from .arguments import NO_COMPILER, check_files, cpu_arguments, engine_arguments
 from .children import ChildFailures
-from .failures import core_death
+from .core import Core
+from .guides import Guides, guides_config
+from .logprobs import TokenScores
+from .pooling import Pooling, PoolingPrompts, Task
 from .progress import Progress
-from .sampling import sampling_arguments
+from .scoring import Scoring
 
 CLOSE_SECONDS = 2.0
 _MIB = 2**20
+
+
+class Request(Protocol):
+    """Something a loaded model was asked, checked and tokenized."""
+
+    def answer(self) -> AsyncGenerator[Generation, None]:
+        """What the model says; closing the generator, or cancelling the wait, aborts it."""
 
 
 class _Tokens:
@@ -50,18 +64,18 @@ class _Tokens:
 
 
 class VLLMEngine:
-    """A loaded model. Made and closed in threads, since both block; asked on the event loop."""
+    """A loaded model. Made, asked and closed in threads, since all three block."""
 
     def __init__(
-        self, folder: Path, name: str, config: VLLMConfig, failures: ChildFailures
+        self, folder: Path, name: str, config: VLLMConfig, cache: Path, failures: ChildFailures
     ) -> None:
         check_files(folder, name)
         self.name = name
         self.is_cpu = bool(current_platform.is_cpu())
         self._config = config
-        self._failures = failures
         arguments = engine_arguments(folder, name, config)
         if self.is_cpu:
+            os.environ.setdefault(*NO_COMPILER)
             arguments |= cpu_arguments(
                 config,
                 fast_bfloat16=has_fast_bfloat16(),
@@ -71,26 +85,31 @@ class VLLMEngine:
             folder, trust_remote_code=config.trust_remote_code, local_files_only=True
         )
         self._progress = Progress()
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments), stat_loggers=[lambda *_: self._progress]
+        llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments, structured_outputs_config=guides_config()),
+            stat_loggers=[lambda *_: self._progress],
         )
-        model_config = self._llm.model_config
-        self.context_tokens = int(model_config.max_model_len)
-        self.vocabulary = int(model_config.get_vocab_size())
-        self._end_tokens = _end_tokens(model_config, self._tokenizer)
+        self._core = Core(llm, name, failures)
+        self._model_config = llm.model_config
+        self.context_tokens = int(self._model_config.max_model_len)
+        self.vocabulary = int(self._model_config.get_vocab_size())
+        self._end_tokens = _end_tokens(self._model_config, self._tokenizer)
         self._prompts = PromptBuilder(self._tokenizer, name, self.context_tokens)
+        self._texts = PoolingPrompts(self._tokenizer, name, self.context_tokens)
         self._tokens = _Tokens(self._tokenizer)
-        self._ids = itertools.count(1)
+        self._guides = Guides(self._tokenizer, name, self.vocabulary)
+        self._adapters = Adapters(folder, name, cache, config)
+        self._pooling_task: Task | None = None
 
     @property
     def dtype(self) -> str:
         """The number format that the model runs in."""
-        return str(self._llm.model_config.dtype).removeprefix("torch.")
+        return str(self._model_config.dtype).removeprefix("torch.")
 
     @property
     def is_dead(self) -> bool:
         """Whether the engine core is gone; nothing can be asked then."""
-        return bool(self._llm.errored)
+        return self._core.is_dead
 
     @property
     def rounds(self) -> int:
@@ -99,33 +118,58 @@ class VLLMEngine:
 
     def death(self) -> EngineCrashedError:
         """What to raise once the engine core is gone."""
-        return EngineCrashedError(core_death(self.name, self._failures.first()))
+        return self._core.death()
 
     async def try_out(self) -> None:
-        """Draw one token: some models load that cannot run here.
+        """Learn what the model is for and ask it once: some models load that cannot run here.
 
         Raises:
             Exception: whatever vLLM says; what its processes failed of says more.
         """
-        parameters = SamplingParams(max_tokens=1, detokenize=False)
         token = self._end_tokens[0] if self._end_tokens else 0
-        async for _ in self._llm.generate(tokens_input([token]), parameters, "try-out"):
+        if self._model_config.runner_type == "pooling":
+            self._pooling_task = _pooling_task(self.name, self._config, await self._core.tasks())
+            await self._core.pool([token], PoolingParams(task=self._pooling_task))
+            return
+        parameters = SamplingParams(max_tokens=1, detokenize=False)
+        async for _ in self._core.generate([token], parameters):
             pass
 
-    def row(self, job_input: JobInput, resume: ResumeState | None) -> Row:
-        """Tokenize and check a request; blocks.
+    def prepare(
+        self, job_input: JobInput, resume: ResumeState | None, thread: ThreadPoolExecutor
+    ) -> Request:
+        """Tokenize and check a request; blocks, in `thread` and no other.
 
         Raises:
             InvalidInputError: the model cannot be asked this.
+            ArtifactCorruptError: the adapter's files are not whole.
         """
+        if self._pooling_task is not None:
+            return self._pooling(job_input, self._pooling_task)
         parameters = job_input.sampling
-        if (largest := max(parameters.stop_token_ids, default=0)) >= self.vocabulary:
-            raise InvalidInputError(
-                f"stop_token_ids: {largest} is not a token of {self.name}, which has "
-                f"{self.vocabulary}"
-            )
+        adapter = None if parameters.adapter is None else self._adapters.find(parameters.adapter)
+        if parameters.target is not None:
+            return self._scoring(job_input, parameters.target, adapter, resume)
+        return self._answering(job_input, adapter, resume, thread)
+
+    def _answering(
+        self,
+        job_input: JobInput,
+        adapter: LoRARequest | None,
+        resume: ResumeState | None,
+        thread: ThreadPoolExecutor,
+    ) -> Answering:
+        parameters = job_input.sampling
+        self._check_stop_tokens(parameters)
+        guiding = None
+        if (guide := self._guides.of(parameters)) is not None:
+            check = functools.partial(self._guides.check_whole, guide)
+            guiding = Guiding(guide.params, check, thread)
+            # The guide ends the answer; and it cannot be taken up in the middle.
+            parameters = parameters.model_copy(update={"ignore_eos": False, "min_tokens": 0})
+            resume = None
         prompt = self._prompts.build(job_input)
-        return Row(
+        row = Row(
             prompt,
             parameters,
             max_tokens=min(parameters.max_tokens, self.context_tokens - len(prompt)),
@@ -134,37 +178,63 @@ class VLLMEngine:
             tokenizer=self._tokens,
             resume=resume,
         )
+        scores = None if parameters.logprobs is None else self._scores(parameters.logprobs)
+        metadata = self._metadata(parameters)
+        return Answering(self._core, row, self._end_tokens, metadata, scores, guiding, adapter)
 
-    async def answer(self, row: Row) -> AsyncGenerator[Generation, None]:
-        """The answer as it comes. Closing the generator aborts the request in vLLM.
-
-        Raises:
-            NeuronError: this request failed.
-            EngineCrashedError: vLLM's engine core died.
-        """
-        if row.finish_reason is not None:  # the earlier attempt had got to the end
-            yield Generation(row.take()[0], [], self._output(row))
-            return
-        outputs = self._llm.generate(
-            tokens_input(row.to_read), self._sampling(row), str(next(self._ids))
+    def _scoring(
+        self,
+        job_input: JobInput,
+        target: str,
+        adapter: LoRARequest | None,
+        resume: ResumeState | None,
+    ) -> Scoring:
+        timing = Timing(time.monotonic())
+        prompt = self._prompts.build(job_input)
+        tokens: list[int] = self._tokenizer.encode(target, add_special_tokens=False)
+        if (length := len(prompt) + len(tokens)) > self.context_tokens:
+            raise InvalidInputError(
+                f"prompt and target have {length} tokens and {self.name} reads at most "
+                f"{self.context_tokens}: shorten them",
+                prompt_tokens=len(prompt),
+                context_tokens=self.context_tokens,
+            )
+        parameters = job_input.sampling
+        scores = self._scores(parameters.logprobs or 0)
+        metadata = self._metadata(parameters)
+        return Scoring(
+            self._core, prompt, target, tokens, metadata, scores, timing, adapter, resume
         )
-        try:
-            async for output in outputs:
-                if _take_in(row, output):
-                    yield Generation(*row.take(), self._output(row, output.num_cached_tokens))
-                    return
-                yield Generation(*row.take())
-                if output.finished:
-                    reason = output.outputs[0].finish_reason
-                    raise NeuronError(f"vLLM ended the answer before its end: {reason}")
-        except EngineDeadError as error:
-            raise self.death() from error
-        except EngineGenerateError as error:
-            raise NeuronError(f"generation failed: {error.__cause__ or error}") from error
-        except VLLMClientError as error:
-            raise InvalidInputError(f"vLLM refuses this request: {error}") from error
-        finally:
-            await outputs.aclose()
+
+    def _pooling(self, job_input: JobInput, task: Task) -> Pooling:
+        submitted = time.monotonic()
+        return Pooling(
+            self._core,
+            task,
+            self._texts.texts(job_input),
+            _labels(self._model_config.hf_config) if task == "classify" else (),
+            job_input.inputs is not None,
+            {"model": self.name, "runtime": "vllm"},
+            submitted,
+        )
+
+    def _check_stop_tokens(self, parameters: SamplingParameters) -> None:
+        if (largest := max(parameters.stop_token_ids, default=0)) >= self.vocabulary:
+            raise InvalidInputError(
+                f"stop_token_ids: {largest} is not a token of {self.name}, which has "
+                f"{self.vocabulary}"
+            )
+
+    def _scores(self, top: int) -> TokenScores:
+        return TokenScores(self._token_text, min(top, self.vocabulary))
+
+    def _token_text(self, token: int) -> str:
+        text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        return text
+
+    def _metadata(self, parameters: SamplingParameters) -> dict[str, Any]:
+        adapter = {} if parameters.adapter is None else {"adapter": parameters.adapter}
+        return {"model": self.name, "runtime": "vllm", **adapter}
 
     def memory_mb(self) -> int:
         """What vLLM's processes hold: their share of each GPU, or their RAM."""
@@ -183,44 +253,7 @@ class VLLMEngine:
 
     def close(self) -> None:
         """End vLLM's processes, by force after CLOSE_SECONDS; blocks. Open requests raise."""
-        self._llm.shutdown(timeout=CLOSE_SECONDS)
-
-    def _sampling(self, row: Row) -> SamplingParams:
-        ends = () if row.parameters.ignore_eos else self._end_tokens
-        return SamplingParams(
-            **sampling_arguments(
-                row.parameters,
-                max_tokens=row.max_tokens,
-                end_tokens=sorted({*ends, *row.parameters.stop_token_ids}),
-                resumed=row.tokens,
-            ),
-            output_kind=RequestOutputKind.DELTA,
-            skip_clone=True,
-        )
-
-    def _output(self, row: Row, cached_tokens: int | None = None) -> JobOutput:
-        metadata = {"model": self.name, "runtime": "vllm", **row.metadata()}
-        return JobOutput(
-            result=row.text,
-            metadata={**metadata, "cached_prompt_tokens": cached_tokens or 0},
-            metrics=row.timing.metrics(len(row.tokens) - row.resumed_tokens),
-        )
-
-
-def _take_in(row: Row, output: Any) -> bool:
-    """Give the row its new tokens; whether it has got to its end."""
-    now = time.monotonic()
-    timing = row.timing
-    if timing.first_token is None:
-        timing.first_token = now
-        # Taken in another process, but the monotonic clock is the machine's.
-        timing.started = getattr(output.metrics, "scheduled_ts", 0) or None
-    for token in output.outputs[0].token_ids:
-        row.accept(token)
-        if row.finish_reason is not None:
-            timing.finished = now
-            return True
-    return False
+        self._core.close(CLOSE_SECONDS)
 
 
 def _end_tokens(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -231,3 +264,25 @@ def _end_tokens(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
     tokens = stated if isinstance(stated, list) else [stated]
     tokens = [*tokens, tokenizer.eos_token_id]
     return tuple(sorted({token for token in tokens if isinstance(token, int)}))
+
+
+def _pooling_task(name: str, config: VLLMConfig, offered: frozenset[str]) -> Task:
+    """What a model that reads is asked for.
+
+    Raises:
+        InvalidInputError: it cannot do what the config wants it for.
+    """
+    wanted: tuple[Task, ...]
+    wanted = (config.task,) if config.task in ("embed", "classify") else ("classify", "embed")
+    for task in wanted:
+        if task in offered:
+            return task
+    raise InvalidInputError(
+        f"runtime_config: task: {name} cannot {' or '.join(wanted)}; vLLM offers "
+        f"{', '.join(sorted(offered)) or 'nothing'} for it"
+    )
+
+
+def _labels(hf_config: Any) -> Sequence[str]:
+    labels: dict[int, str] = hf_config.id2label
+    return [labels[index] for index in sorted(labels)]

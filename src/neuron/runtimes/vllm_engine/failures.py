@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from ...errors import (
     ArtifactCorruptError,
+    EngineCrashedError,
     InsufficientResourcesError,
     InvalidInputError,
     NeuronError,
@@ -31,6 +34,7 @@ _UNREADABLE = ("SafetensorError", "OSError", "FileNotFoundError", "JSONDecodeErr
 _WRONG_CONFIG = ("ValidationError", "ValueError", "NotImplementedError", "AssertionError")
 _MAX_SENTENCE = 400
 _CODE_WORDS = "trust_remote_code"
+_WORKER_WORDS = re.compile(r"Worker failed with error ['\"](.*)['\"], please check", re.DOTALL)
 _NO_DEVICE_WORDS = "Failed to infer device type"
 _CANNOT_WORDS = (
     "not supported for now",
@@ -42,7 +46,7 @@ _CANNOT_WORDS = (
 
 def load_error(name: str, error: BaseException, told: ChildFailure | None) -> NeuronError:
     """Why a model could not be loaded; what a child told counts more than what vLLM raised."""
-    if isinstance(error, NeuronError):
+    if isinstance(error, NeuronError) and not isinstance(error, EngineCrashedError):
         return error
     cause = told or ChildFailure(type(error).__name__, str(error))
     words = _sentence(cause)
@@ -66,6 +70,16 @@ def load_error(name: str, error: BaseException, told: ChildFailure | None) -> Ne
     if cause.type in _WRONG_CONFIG:
         return InvalidInputError(f"vLLM cannot run {name} with this runtime_config: {words}")
     return NeuronError(f"vLLM could not load {name}: {cause.type}: {words}")
+
+
+def adapter_error(name: str, error: BaseException) -> NeuronError:
+    """Why vLLM did not take an adapter, whose files are known to be there."""
+    quoted = _WORKER_WORDS.search(str(error))
+    cause = ChildFailure(type(error).__name__, quoted[1] if quoted else str(error))
+    name = name.rpartition("#")[0]
+    if _is_out_of_memory(cause):
+        return OutOfMemoryError(f"{name} does not fit into memory: {_sentence(cause)}")
+    return InvalidInputError(f"vLLM cannot run the adapter {name}: {_sentence(cause)}")
 
 
 def core_death(name: str, told: ChildFailure | None) -> str:
