@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import subprocess
+import time
 import warnings
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ TEXT_SIGNATURE: dict[str, Any] = {
     "text": {"max_tokens": 16},
 }  # fmt: skip
 ENTRY_POINT = "tiny-mlp"
+TROUBLE = "tiny-trouble"
 
 
 class TinyMLP(nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -50,6 +56,51 @@ class TinyText(nn.Module):  # type: ignore[misc]  # torch is not typed here
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         mask = attention_mask.unsqueeze(-1).to(torch.float32)
         return self.scores((self.words(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+class Order(IntEnum):
+    """What Trouble is told by a row's first number; the second says how much of it."""
+
+    HANG = 1001
+    HOLD_GIL = 1002
+    """Hang so that no other thread of the process runs either."""
+    SEGFAULT = 1003
+    ALLOCATE = 1004
+    """So many MiB, for good."""
+    SPAWN = 1005
+    """Three processes that last so many seconds: a child, its child, and one in its own session."""
+    SLOW = 1006
+    """So many seconds a call."""
+
+
+class Trouble(nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """Computes rows as TinyMLP does, unless a row's first number is an order."""
+
+    def __init__(self, hidden: int = 8) -> None:
+        super().__init__()
+        self.model = TinyMLP(hidden)
+        self.held: list[bytes] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for order, amount, *_ in x.tolist():
+            self._obey(int(order), amount)
+        return self.model(x)
+
+    def _obey(self, order: int, amount: float) -> None:
+        match order:
+            case Order.HANG:
+                time.sleep(3600)
+            case Order.HOLD_GIL:
+                ctypes.PyDLL(None).sleep(3600)
+            case Order.SEGFAULT:
+                ctypes.string_at(0)
+            case Order.ALLOCATE:
+                self.held.append(os.urandom(1 << 20) * int(amount))
+            case Order.SPAWN:
+                subprocess.Popen(["sleep", str(amount)], start_new_session=True)
+                subprocess.Popen(["sh", "-c", f"sleep {amount} & sleep {amount}"])
+            case Order.SLOW:
+                time.sleep(amount)
 
 
 class FileWriter(nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -124,23 +175,27 @@ def write_script(folder: Path, model: Any = None, signature: dict[str, Any] | No
     return folder
 
 
-def write_weights(folder: Path, signature: dict[str, Any] | None = None) -> Path:
+def write_weights(
+    folder: Path, signature: dict[str, Any] | None = None, entry_point: str = ENTRY_POINT
+) -> Path:
     """Safetensors for the class behind the entry point."""
     from safetensors.torch import save_file
 
-    named = {"model": {"class": ENTRY_POINT, "arguments": {"hidden": 8}}}
+    named = {"model": {"class": entry_point, "arguments": {"hidden": 8}}}
     write_signature(folder, {**(signature or SIGNATURE), **named})
-    save_file(seeded(TinyMLP).state_dict(), folder / "model.safetensors")
+    model = seeded(Trouble if entry_point == TROUBLE else TinyMLP)
+    save_file(model.state_dict(), folder / "model.safetensors")
     return folder
 
 
 def install_entry_point(site: Path) -> Path:
-    """What pip leaves of a package with the entry point; `site` belongs on the path."""
+    """What pip leaves of a package with the entry points; `site` belongs on the path."""
     info = site / "tiny_models-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-models\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        f"[neuron.pytorch_models]\n{ENTRY_POINT} = tiny_torch:TinyMLP\n"
+        "[neuron.pytorch_models]\n"
+        f"{ENTRY_POINT} = tiny_torch:TinyMLP\n{TROUBLE} = tiny_torch:Trouble\n"
     )
     return site
 

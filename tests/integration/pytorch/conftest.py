@@ -22,12 +22,13 @@ Load = Callable[..., Awaitable[PyTorchRuntime]]
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model cache with tiny:exported, tiny:script, tiny:weights and tiny:text."""
+    """A model cache with tiny:exported, script, weights, text and trouble."""
     root = tmp_path_factory.mktemp("models")
     tiny_torch.write_exported(root / "tiny" / "exported")
     tiny_torch.write_script(root / "tiny" / "script")
     tiny_torch.write_weights(root / "tiny" / "weights")
     tiny_torch.write_text_model(root / "tiny" / "text")
+    tiny_torch.write_weights(root / "tiny" / "trouble", entry_point=tiny_torch.TROUBLE)
     return root
 
 
@@ -63,18 +64,27 @@ async def load(cache: Path, tmp_path: Path) -> AsyncIterator[Load]:
 
 
 @pytest.fixture
-async def make_engine(
-    cache: Path, site: Path, tmp_path: Path
-) -> AsyncIterator[Callable[..., EngineClient]]:
-    engines: list[EngineClient] = []
+def python(site: Path, tmp_path: Path) -> str:
+    """An interpreter that has the model classes' package installed."""
     python = tmp_path / "python"
     path = f"{site}:{Path(tiny_torch.__file__).parent}"
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {sys.executable} "$@"\n')
     python.chmod(0o755)
+    return str(python)
 
-    def make(version: str, **config: Any) -> EngineClient:
-        settings = EngineSettings(model_cache_dir=cache, python={RuntimeType.PYTORCH: str(python)})
-        engine = EngineClient(RuntimeType.PYTORCH, "tiny", version, config, settings)
+
+@pytest.fixture
+async def make_engine(
+    cache: Path, python: str, tmp_path: Path
+) -> AsyncIterator[Callable[..., EngineClient]]:
+    engines: list[EngineClient] = []
+
+    def make(version: str, *, stall_seconds: float = 120, **config: Any) -> EngineClient:
+        root = tmp_path if (tmp_path / "tiny" / version).exists() else cache
+        settings = EngineSettings(model_cache_dir=root, python={RuntimeType.PYTORCH: python})
+        engine = EngineClient(
+            RuntimeType.PYTORCH, "tiny", version, config, settings, stall_seconds=stall_seconds
+        )
         engines.append(engine)
         return engine
 

@@ -117,6 +117,28 @@ async def test_cancelling_frees_the_place_in_the_engine(
     await until(engine_is_idle)
 
 
+async def test_a_slow_reader_gets_what_it_missed_as_one_piece(
+    make_engine: Any, until: Callable[..., Any]
+) -> None:
+    engine = make_engine()
+    await engine.start(LOAD_SECONDS)
+    wanted = await answer(engine, job(max_tokens=200))
+
+    def engine_is_idle() -> bool:
+        engine.ping()
+        return bool(engine.steps > 200 and engine.engine_requests == 0)
+
+    async with aclosing(engine.generate(job(max_tokens=200))) as generations:
+        pieces = [await anext(generations)]
+        await until(engine_is_idle, seconds=30)
+        pieces += [piece async for piece in generations]
+    assert len(pieces) <= 4
+    assert "".join(piece.text for piece in pieces) == wanted.result
+    assert len([token for piece in pieces for token in piece.token_ids]) == 200
+    assert pieces[-1].output is not None
+    assert pieces[-1].output.result == wanted.result
+
+
 async def test_a_request_closed_before_it_began_leaves_nothing(make_engine: Any) -> None:
     engine = make_engine()
     await engine.start(LOAD_SECONDS)
@@ -230,6 +252,7 @@ async def test_damaged_weights_are_named_as_such(
     with pytest.raises(ArtifactCorruptError, match="the files of tiny:1 cannot be read"):
         await engine.start(LOAD_SECONDS)
     assert not exists(engine.pid)
+    assert engine.runtime_started, "the model is at fault, not the runtime"
 
 
 async def test_a_missing_folder_is_named_as_such(make_engine: Any) -> None:
@@ -307,6 +330,7 @@ async def test_an_engine_without_its_engine_library_says_so(cache: Path, tmp_pat
     engine = EngineClient(RuntimeType.TRANSFORMERS, "tiny", "1", {}, settings)
     with pytest.raises(RuntimeUnavailableError, match="torch"):
         await engine.start(LOAD_SECONDS)
+    assert not engine.runtime_started
 
 
 async def test_an_engine_that_dies_while_starting_leaves_its_last_words(
@@ -323,6 +347,7 @@ async def test_an_engine_that_dies_while_starting_leaves_its_last_words(
     with pytest.raises(EngineCrashedError, match=r"exit status 7.*the disk is on fire"):
         await engine.start(LOAD_SECONDS)
     assert lines == ["the disk is on fire"]
+    assert not engine.runtime_started
 
 
 def test_no_secret_reaches_an_engine() -> None:

@@ -49,6 +49,7 @@ def test_any_cut_gives_the_same_messages(sent: list[messages.Message], cuts: lis
         (messages.Ping(), messages.ControlToEngine),
         (messages.Shutdown(), messages.ControlToEngine),
         (messages.Ready(1), messages.ControlToWorker),
+        (messages.Started(), messages.ControlToWorker),
         (messages.Loaded(5), messages.ControlToWorker),
         (messages.LoadFailed("internal", "m", {"a": 1}), messages.ControlToWorker),
         (messages.Pong(1, 2, 3), messages.ControlToWorker),
