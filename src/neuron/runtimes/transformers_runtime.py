@@ -17,11 +17,16 @@ from ..models.job import JobInput, ResumeState
 from ..models.runtime import RuntimeType, TransformersConfig
 from .base import BaseRuntime, EngineSettings, Generation, RuntimeStats
 from .runtime_config import check_config
-from .transformers_engine.decoder import SoloDecoder
+from .transformers_engine.decoder import Decoder, SoloDecoder
 from .transformers_engine.hardware import cache_budget, respect_cpu_quota
-from .transformers_engine.loading import load_checkpoint
+from .transformers_engine.loading import LoadedCheckpoint, load_checkpoint
+from .transformers_engine.pooling.model import PoolingModel
+from .transformers_engine.pooling.opening import open_model, try_out
+from .transformers_engine.pooling.recipe import Recipe
+from .transformers_engine.pooling.session import PoolingSession
 from .transformers_engine.probe import choose_decoder
 from .transformers_engine.session import TextSession
+from .transformers_engine.task import Task, find_task
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +47,11 @@ class _Session(Protocol):
 
 
 class TransformersRuntime(BaseRuntime):
-    """One Hugging Face model; up to max_batch_size requests are generated together."""
+    """One Hugging Face model: it generates, embeds or classifies, as its folder or `task` says.
+
+    Up to max_batch_size requests are generated together; as many texts share a pass of a model
+    that embeds or classifies.
+    """
 
     def __init__(self, settings: EngineSettings, engram_client: None = None) -> None:
         super().__init__(settings, engram_client)
@@ -57,7 +66,11 @@ class TransformersRuntime(BaseRuntime):
         assert isinstance(parsed, TransformersConfig)
         await self.unload_model()
         folder = self.settings.model_cache_dir / family / version
-        self._session = await self._load_text(folder, wanted[0], parsed)
+        task = find_task(folder, wanted[0]) if parsed.task == "auto" else parsed.task
+        if task == "generate":
+            self._session = await self._load_text(folder, wanted[0], parsed)
+        else:
+            self._session = await self._load_pooling(folder, wanted[0], parsed, task)
         self._loaded = wanted
 
     async def generate(
@@ -85,9 +98,8 @@ class TransformersRuntime(BaseRuntime):
         return RuntimeStats() if self._session is None else self._session.stats()
 
     async def _load_text(self, folder: Path, name: str, config: TransformersConfig) -> TextSession:
-        def load() -> tuple[Any, ...]:
-            respect_cpu_quota()
-            transformers.utils.logging.disable_progress_bar()
+        def load() -> tuple[LoadedCheckpoint, Decoder, int]:
+            _prepare()
             checkpoint = load_checkpoint(folder, name, config)
             decoder = choose_decoder(checkpoint, self.settings.max_batch_size)
             return checkpoint, decoder, cache_budget(checkpoint.model.device)
@@ -98,3 +110,25 @@ class TransformersRuntime(BaseRuntime):
             "one request at a time" if isinstance(decoder, SoloDecoder) else "batching",
         )  # fmt: skip
         return TextSession(checkpoint, decoder, name, budget)
+
+    async def _load_pooling(
+        self, folder: Path, name: str, config: TransformersConfig, task: Task
+    ) -> PoolingSession:
+        def load() -> tuple[LoadedCheckpoint, PoolingModel, Recipe, int]:
+            _prepare()
+            checkpoint = load_checkpoint(folder, name, config, task)
+            model, recipe = open_model(folder, name, checkpoint, task)
+            texts = try_out(model, checkpoint.vocabulary, self.settings.max_batch_size)
+            return checkpoint, model, recipe, texts
+
+        checkpoint, model, recipe, texts = await asyncio.to_thread(load)
+        logger.info(
+            "loaded %s: %s on %s, to %s up to %d texts a pass", name, checkpoint.model.dtype,
+            checkpoint.model.device, task, texts,
+        )  # fmt: skip
+        return PoolingSession(checkpoint, model, recipe, task, name, texts)
+
+
+def _prepare() -> None:
+    respect_cpu_quota()
+    transformers.utils.logging.disable_progress_bar()

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from ...errors import (
     ArtifactCorruptError,
@@ -24,10 +30,18 @@ from ...errors import (
 from ...models.runtime import TransformersConfig
 from ..runtime_config import SPREAD_MAPS
 from ..torch_faults import is_out_of_memory
+from .gguf import find_gguf, model_source, tokenizer_source
 from .hardware import default_device, has_fast_bfloat16
 from .packing import pack_linears
+from .task import Task
 
 _UNKNOWN_CONTEXT = 10**9
+_CLASS_BY_TASK: dict[Task, Any] = {
+    "generate": AutoModelForCausalLM,
+    "embed": AutoModel,
+    "classify": AutoModelForSequenceClassification,
+}
+_UNUSED_BY_EMBEDDINGS = "pooler."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +55,36 @@ class LoadedCheckpoint:
     vocabulary: int
 
 
-def load_checkpoint(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoint:
+def load_checkpoint(
+    folder: Path, name: str, config: TransformersConfig, task: Task = "generate"
+) -> LoadedCheckpoint:
     """Read the folder; blocks for as long as that takes, reaches no network.
 
     Raises:
         NeuronError: InvalidInputError, ArtifactCorruptError, OutOfMemoryError or
             RuntimeUnavailableError, with the reason.
     """
-    _check_files(folder, name)
+    gguf = find_gguf(folder, name)
+    _check_files(folder, name, gguf, task)
     try:
-        return _load(folder, name, config)
+        return _load(folder, name, config, task, gguf)
     except NeuronError:
         raise
     except Exception as error:
         raise _translated(error, name) from error
 
 
-def _load(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoint:
+def _load(
+    folder: Path, name: str, config: TransformersConfig, task: Task, gguf: str | None
+) -> LoadedCheckpoint:
     trust = {"trust_remote_code": config.trust_remote_code, "local_files_only": True}
-    model_config = AutoConfig.from_pretrained(folder, **trust)
+    source = model_source(gguf)
+    model_config = AutoConfig.from_pretrained(folder, **source, **trust)
     if getattr(model_config, "is_encoder_decoder", False):
         raise InvalidInputError(f"{name} is an encoder-decoder model; only decoders are offered")
     device = _device(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(folder, **tokenizer_source(folder, gguf), **trust)
+    model, report = _CLASS_BY_TASK[task].from_pretrained(
         folder,
         config=model_config,
         dtype=_dtype(config, model_config, device),
@@ -74,9 +94,13 @@ def _load(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoi
         **_placement(config, device),
         **_attention(config, device),
         **_quantization(config, device),
+        **source,
         **trust,
     )
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if task == "embed":
+        missing = [key for key in missing if not key.startswith(_UNUSED_BY_EMBEDDINGS)]
+    if missing:
         raise ArtifactCorruptError(f"the files of {name} lack the tensor {missing[0]}")
     model.eval().requires_grad_(requires_grad=False)
     if not hasattr(model, "hf_device_map") and not _is_quantized(config):
@@ -87,13 +111,17 @@ def _load(folder: Path, name: str, config: TransformersConfig) -> LoadedCheckpoi
     return LoadedCheckpoint(
         model=model,
         tokenizer=tokenizer,
-        context_tokens=_context_tokens(model.config, tokenizer),
+        context_tokens=_context_tokens(model, tokenizer),
         end_tokens=_end_tokens(model, tokenizer),
         vocabulary=vocabulary,
     )
 
 
-def _check_files(folder: Path, name: str) -> None:
+def _check_files(folder: Path, name: str, gguf: str | None, task: Task) -> None:
+    if gguf is not None:
+        if task != "generate":
+            raise InvalidInputError(f"{name} is a GGUF file, which only generates text here")
+        return
     if not (folder / "config.json").is_file():
         raise ArtifactCorruptError(f"the files of {name} are not complete: no config.json")
     if any(folder.glob("*.safetensors")):
@@ -119,6 +147,8 @@ def _translated(error: Exception, name: str) -> NeuronError:
         return RuntimeUnavailableError(f"{name} needs a package that is missing: {first_line}")
     if isinstance(error, SafetensorError | OSError | json.JSONDecodeError | UnicodeDecodeError):
         return ArtifactCorruptError(f"the files of {name} cannot be read: {first_line}")
+    if "GGUF model with architecture" in text:
+        return InvalidInputError(f"{name} cannot run here: {first_line}")
     if "Unrecognized" in text or "does not recognize this architecture" in text:
         return InvalidInputError(f"{name} is not a model that generates text: {first_line}")
     return ArtifactCorruptError(f"{name} cannot be loaded: {type(error).__name__}: {first_line}")
@@ -182,16 +212,28 @@ def _quantization(config: TransformersConfig, device: torch.device) -> dict[str,
     return {"quantization_config": transformers.BitsAndBytesConfig(**{bits: True})}
 
 
-def _context_tokens(config: Any, tokenizer: Any) -> int:
-    stated = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if isinstance(stated, int) and stated > 0:
-        return stated
-    longest = int(tokenizer.model_max_length)
-    return longest if longest < _UNKNOWN_CONTEXT else _UNKNOWN_CONTEXT
+def _context_tokens(model: Any, tokenizer: Any) -> int:
+    stated = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = min(int(tokenizer.model_max_length), _UNKNOWN_CONTEXT)
+    if not isinstance(stated, int) or stated <= 0:
+        return longest
+    if (unused := _unused_positions(model)) > 0:
+        return min(stated - unused, longest)
+    return stated
+
+
+def _unused_positions(model: Any) -> int:
+    """RoBERTa and its kin count positions from behind the padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    stated = model.generation_config.eos_token_id
+    generation = getattr(model, "generation_config", None)
+    stated = getattr(generation, "eos_token_id", None)
     tokens = stated if isinstance(stated, list) else [stated]
     tokens = [*tokens, tokenizer.eos_token_id]
     return tuple(sorted({token for token in tokens if isinstance(token, int)}))

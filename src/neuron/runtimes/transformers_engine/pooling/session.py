@@ -1,0 +1,130 @@
+"""A loaded model that embeds or classifies texts, with its batcher."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import torch
+
+from ....errors import InvalidInputError
+from ....models.job import JobInput, JobOutput, ResumeState
+from ...base import Generation, RuntimeStats
+from ...pytorch_engine.answers import MAX_ANSWER_BYTES
+from ..hardware import memory_mb
+from ..loading import LoadedCheckpoint
+from ..task import Task
+from .batcher import Batcher, Request
+from .model import PoolingModel
+from .recipe import Recipe
+from .requests import RequestReader
+
+
+class PoolingSession:
+    """Made and used on one event loop; `close` blocks and may be called in any thread.
+
+    An answer comes in one piece; an interrupted job starts again.
+    """
+
+    def __init__(
+        self, checkpoint: LoadedCheckpoint, model: PoolingModel, recipe: Recipe, task: Task,
+        name: str, max_texts: int,
+    ) -> None:  # fmt: skip
+        self._name = name
+        self._task = task
+        self._device: torch.device = checkpoint.model.device
+        limit = min(checkpoint.context_tokens, recipe.max_tokens or checkpoint.context_tokens)
+        self._reader = RequestReader(checkpoint.tokenizer, name, task, limit, recipe.prefix)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="texts")
+        self._loop = asyncio.get_running_loop()
+        self._ended: dict[Request, asyncio.Future[None]] = {}
+        self._batcher = Batcher(model.answer, self._deliver, name, max_texts)
+        self._batcher.start()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the device is lost."""
+        return self._batcher.is_broken
+
+    def stats(self) -> RuntimeStats:
+        """A snapshot; from any thread."""
+        return RuntimeStats(self._batcher.active, memory_mb(self._device), self._batcher.steps)
+
+    async def answer(
+        self, job_input: JobInput, resume: ResumeState | None
+    ) -> AsyncGenerator[Generation, None]:
+        """As BaseRuntime.generate; one piece, streamed as JSON."""
+        began = time.monotonic()
+        request = await self._loop.run_in_executor(self._threads, self._reader.read, job_input)
+        await self._compute(request)
+        output, text = await self._loop.run_in_executor(
+            self._threads, self._write, request, job_input.inputs is None, began
+        )
+        yield Generation(text if job_input.sampling.stream else "", [], output)
+
+    def close(self) -> None:
+        """Fail what is open and free the model."""
+        self._batcher.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _compute(self, request: Request) -> None:
+        """Have the batcher answer the request; cancelling this drops it at once."""
+        ended = self._loop.create_future()
+        self._ended[request] = ended
+        try:
+            self._batcher.submit(request)
+            await ended
+        finally:
+            del self._ended[request]
+            if not ended.done() or ended.cancelled():
+                self._batcher.cancel(request)
+        if request.error is not None:
+            raise request.error
+
+    def _write(self, request: Request, single: bool, began: float) -> tuple[JobOutput, str]:
+        result = request.answers[0] if single else request.answers
+        text = msgspec.json.encode(result)
+        if len(text) > MAX_ANSWER_BYTES:
+            raise InvalidInputError(
+                f"the answer of {self._name} has more than {MAX_ANSWER_BYTES} bytes: send fewer "
+                "inputs in a job"
+            )
+        metadata: dict[str, Any] = {
+            "model": self._name,
+            "runtime": "transformers",
+            "task": self._task,
+            "prompt_tokens": sum(map(len, request.texts)),
+        }
+        if self._task == "embed":
+            metadata["dimensions"] = len(request.answers[0])
+        return JobOutput(result=result, metadata=metadata, metrics=_metrics(request, began)), (
+            text.decode()
+        )
+
+    def _deliver(self, requests: list[Request]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._post, requests)
+
+    def _post(self, requests: list[Request]) -> None:
+        for request in requests:
+            ended = self._ended.get(request)
+            if ended is not None and not ended.done():
+                ended.set_result(None)
+
+
+def _metrics(request: Request, began: float) -> dict[str, Any]:
+    started = request.started or request.submitted
+    finished = request.finished or started
+    return {
+        "latency_ms": _ms(time.monotonic() - began),
+        "queue_ms": _ms(started - request.submitted),
+        "compute_ms": _ms(finished - started),
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
