@@ -227,7 +227,10 @@ async def test_however_an_engine_ends_it_leaves_no_process(make_engine: Any, end
     assert [child for child in children if child.is_running()] == []
 
 
-async def test_kill_9_of_the_worker_leaves_no_process(cache: Path, python: str) -> None:
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_kill_9_of_the_worker_leaves_no_process(
+    cache: Path, python: str, hangs: bool
+) -> None:
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-c", WORKER, str(cache), python, str(Order.SPAWN.value),
         stdout=subprocess.PIPE,
@@ -235,6 +238,8 @@ async def test_kill_9_of_the_worker_leaves_no_process(cache: Path, python: str) 
     assert worker.stdout is not None
     engine = psutil.Process(int(await worker.stdout.readline()))
     family = [engine, *engine.parents()[:1], *await descendants(engine, 3)]
+    if hangs:
+        engine.suspend()
     worker.kill()
     await worker.wait()
     await assert_gone(family)
