@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 from neuron.clients import convert
 from neuron.errors import CortexUnavailableError
-from neuron.models.job import StreamChunk
+from neuron.models.job import RowResult, StreamChunk
 from neuron.models.lease import AttemptRef, Renewal, StreamAck, Verdict
 from neuron.models.worker import WorkerInfo, WorkerRegistration
 from neuron.services.identity import Registrar
 from neuron.services.lease_keeper import LeaseKeeper
-from neuron.services.token_streamer import TokenStreamer
+from neuron.services.token_streamer import MEMORY_LIMIT_BYTES, TokenStreamer
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 
@@ -22,6 +22,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.received: dict[AttemptRef, list[str]] = {}
+        self.rows: list[RowResult] = []
+        self.messages = 0
         self.refused = 0
 
     def open_token_channel(self, worker_id: str) -> Wire:
@@ -48,11 +50,13 @@ class Wire:
             self._receiver.refused += 1
             raise CortexUnavailableError("resource_exhausted: the message is larger than max")
         acks = []
+        self._receiver.messages += 1
         for chunk in chunks:
             ref = AttemptRef(chunk.job_id, chunk.attempt)
             texts = self._receiver.received.setdefault(ref, [])
             if chunk.sequence == len(texts):
                 texts.append(chunk.content)
+                self._receiver.rows += [chunk.row] if chunk.row is not None else []
             acks.append(StreamAck(ref, len(texts), Verdict.ACCEPTED))
         self._acks.put_nowait(acks)
 
@@ -68,10 +72,15 @@ async def no_registration() -> WorkerRegistration:
     raise AssertionError("nobody asked for that")
 
 
+def streamer_to(receiver: Receiver, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> TokenStreamer:
+    registrar = Registrar(receiver, no_registration, wanted_id="wrk_1")
+    keeper = LeaseKeeper(receiver, registrar)
+    return TokenStreamer(receiver, registrar, keeper, memory_limit_bytes=memory_limit_bytes)
+
+
 async def deliver(receiver: Receiver, texts: dict[AttemptRef, list[str]]) -> None:
     """Gather everything before the stream opens, as in an outage, and deliver it."""
-    registrar = Registrar(receiver, no_registration, wanted_id="wrk_1")
-    streamer = TokenStreamer(receiver, registrar, LeaseKeeper(receiver, registrar))
+    streamer = streamer_to(receiver)
     streams = {ref: streamer.open(ref) for ref in texts}
     for ref, parts in texts.items():
         for part in parts:
@@ -103,3 +112,53 @@ async def test_what_one_job_gathered_fits_into_messages_that_cortex_takes() -> N
 
     assert receiver.refused == 0
     assert "".join(receiver.received[ref]) == "漢字" * 2_000_000
+
+
+def row(index: int, size: int = 1) -> RowResult:
+    return RowResult(index=index, result={"result": "x" * size})
+
+
+async def test_rows_fit_into_messages_that_cortex_takes_and_share_them() -> None:
+    receiver = Receiver()
+    streamer = streamer_to(receiver)
+    stream = streamer.open(AttemptRef("job_1", 1))
+    rows = [row(index, 300_000) for index in range(30)] + [row(index) for index in range(30, 90)]
+    for each in rows:
+        await stream.send_row(each)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        await streamer.start(tasks)
+        await stream.finish({})
+        await streamer.stop()
+
+    assert receiver.refused == 0
+    assert receiver.rows == rows
+    assert receiver.messages < 10
+
+
+async def test_a_row_waits_while_too_much_is_unacknowledged_and_is_not_lost_then() -> None:
+    receiver = Receiver()
+    streamer = streamer_to(receiver, memory_limit_bytes=1000)
+    stream = streamer.open(AttemptRef("job_1", 1))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(stream.send_row(row(0, 2000)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        waited = not sending.done()
+        await streamer.start(tasks)
+        await sending
+        await stream.finish({})
+        await streamer.stop()
+
+    assert waited
+    assert receiver.rows == [row(0, 2000)]
+
+
+async def test_nobody_waits_for_rows_that_nobody_wants() -> None:
+    streamer = streamer_to(Receiver(), memory_limit_bytes=1000)
+    stream = streamer.open(AttemptRef("job_1", 1))
+    stream.close()
+
+    async with asyncio.timeout(5):
+        await stream.send_row(row(0, 2000))
+        await stream.finish({})

@@ -35,6 +35,7 @@ TEXTS = st.lists(st.text(max_size=20), min_size=1, max_size=4)
             1,
             1.0,
         ),
+        ("\N{SQUARE MHZ}", "mhz", 1, 1.0),
         ("「東京」。", "東京", 1, 1.0),
         ("¿Qué?", "qué", 1, 1.0),
         ("it\N{RIGHT SINGLE QUOTATION MARK}s", "it's", 1, 1.0),
