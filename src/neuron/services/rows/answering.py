@@ -60,9 +60,9 @@ class RowAnswerer:
         told: dict[str, Any] = {"result": None, "reference": row.reference}
         scores: dict[str, float] = {}
         if row.score_request is not None:
-            score = await self._score(row.score_request)
-            scores[Metric.PERPLEXITY.value] = perplexity(*score.values())
-            told |= score
+            logprob, tokens = await self._score(row.score_request)
+            scores[Metric.PERPLEXITY.value] = perplexity(logprob, tokens)
+            told |= {"reference_logprob": logprob, "reference_tokens": tokens}
         if comparisons := [metric for metric in self._reader.metrics if metric in _COMPARISONS]:
             told |= await self._ask(row.request)
             text = text_of(told["result"])
@@ -70,15 +70,12 @@ class RowAnswerer:
                 scores[metric.value] = _COMPARISONS[metric](text, row.references)
         return told | {"scores": scores}
 
-    async def _score(self, request: JobInput) -> dict[str, Any]:
-        """The reference's log-probability and its tokens."""
+    async def _score(self, request: JobInput) -> tuple[float, int]:
+        """The reference's log-probability, and how many tokens it has."""
         metadata = (await self._output(request)).metadata
         if "target_logprob" not in metadata:
             raise InvalidInputError("perplexity: the model's runtime scores no given texts")
-        return {
-            "reference_logprob": metadata["target_logprob"],
-            "reference_tokens": metadata["tokens_generated"],
-        }
+        return metadata["target_logprob"], metadata["tokens_generated"]
 
     async def _ask(self, request: JobInput) -> dict[str, Any]:
         """What a result object tells of the answer."""

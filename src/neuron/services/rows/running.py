@@ -106,6 +106,8 @@ class RowsRun:
                     continue
                 result = answerer.failed(index, error)
             await self._keep(RowResult(index=index, result=result))
+            # Rows that nobody can be asked about end at once: others must come to their turn.
+            await asyncio.sleep(0)
 
     async def _keep(self, row: RowResult) -> None:
         self._finished.add(row)

@@ -207,6 +207,20 @@ async def test_a_wrong_row_costs_itself_only() -> None:
     assert sorted(kept.indices) == list(range(6))
 
 
+async def test_rows_that_cannot_be_read_hold_up_nothing_else() -> None:
+    kept = Kept()
+    run = RowsRun(job(*range(1000)), [], Model().generate, kept.take, 4)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        early = run.done_count
+
+    assert early < 20
+    assert run.done_count == 1000
+
+
 async def test_a_job_whose_rows_all_failed_completes() -> None:
     output = await RowsRun(job(1, 2), [], Model().generate, Kept().take, 3).run()
 
