@@ -134,6 +134,12 @@ def test_a_lost_device_fails_everything(batcher: Batcher, counter: Counter, ende
         batcher.submit(ended.request(1))
 
 
+def submit_for_ever(batcher: Batcher, ended: Ended) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        batcher.submit(ended.request(1))
+
+
 def test_what_is_open_when_it_stops_fails(batcher: Batcher, counter: Counter, ended: Ended) -> None:
     inside, leave = threading.Event(), threading.Event()
 
@@ -148,10 +154,8 @@ def test_what_is_open_when_it_stops_fails(batcher: Batcher, counter: Counter, en
     assert inside.wait(10)
     stopping = threading.Thread(target=batcher.stop)
     stopping.start()
-    deadline = time.monotonic() + 10
     with pytest.raises(EngineCrashedError, match="is being unloaded"):
-        while time.monotonic() < deadline:
-            batcher.submit(ended.request(1))
+        submit_for_ever(batcher, ended)
     leave.set()
     stopping.join(10)
     ended.wait(request)
