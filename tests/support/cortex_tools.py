@@ -12,8 +12,8 @@ import grpc.aio
 import httpx2
 
 from mnemos.cortex.ids import new_id
-from mnemos.cortex.notifier import LocalNotifier
-from mnemos.cortex.records import ClaimRequest, LeasedJob, NewJob, Registration
+from mnemos.cortex.notifier import LocalNotifier, worker_topic
+from mnemos.cortex.records import ClaimRequest, LeasedJob, NewJob, Registration, Release
 from mnemos.cortex.server import CortexServer
 from mnemos.cortex.settings import CortexSettings
 from mnemos.cortex.store import Store
@@ -85,12 +85,13 @@ class StoreTools:
         runtimes: tuple[str, ...] = ("transformers",),
         job_types: tuple[str, ...] = (),
         tags: dict[str, str] | None = None,
+        slots: int = 4,
     ) -> str:
         """Make a worker known."""
         capabilities = {
             "supported_runtimes": runtimes,
             "job_types": job_types,
-            "max_concurrent_jobs": 4,
+            "max_concurrent_jobs": slots,
             "unavailable_runtimes": {},
         }
         registration = Registration(
@@ -110,9 +111,12 @@ class StoreTools:
         self, worker_id: str = "wrk_a", max_jobs: int = 1, **changes: Any
     ) -> list[LeasedJob]:
         """Ask for jobs."""
-        return await self.store.claim(
-            ClaimRequest(worker_id=worker_id, max_jobs=max_jobs, **changes)
-        )
+        request = ClaimRequest(worker_id=worker_id, max_jobs=max_jobs, **changes)
+        return list((await self.store.claim(request)).jobs)
+
+    def handed_back(self, job_id: str, attempt: int, **needs: Any) -> Release:
+        """A job that its worker hands back."""
+        return Release(job_id, attempt, **needs)
 
     async def hold(self, **changes: Any) -> str:
         """Submit a job and let wrk_a claim it; return its id."""
@@ -215,12 +219,36 @@ class Cortex:
             )
             for index, content in enumerate(contents)
         ]
+        return await self._stream(sent)
+
+    async def send_rows(self, job_id: str, rows: dict[int, str]) -> Any:
+        """Stream finished rows of a first attempt; return the ack."""
+        sent = [
+            pb.StreamChunk(
+                job_id=job_id,
+                attempt=1,
+                sequence=place,
+                row=pb.RowResult(index=index, result_json=result),
+            )
+            for place, (index, result) in enumerate(rows.items())
+        ]
+        return await self._stream(sent)
+
+    async def _stream(self, sent: list[pb.StreamChunk]) -> Any:
         call = self.stub.StreamResult()
         await call.write(pb.StreamResultRequest(worker_id=self.worker_id, chunks=sent))
         answer = await call.read()
         await call.done_writing()
         [ack] = answer.acks
         return ack
+
+    async def server_waits_for(self, worker_id: str) -> None:
+        """Return once a long-poll of the worker is open."""
+
+        async def is_open() -> bool:
+            return worker_topic(worker_id) in self.server.notifier.topics
+
+        await eventually(is_open, f"{worker_id} waits for jobs")
 
 
 @asynccontextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import quote
 
 import httpx2
 import structlog
@@ -28,6 +30,8 @@ class CatalogModel:
     family: str
     version: str
     runtime: str
+    runtime_config: Mapping[str, Any] = field(default_factory=dict)
+    """How the model is run on its runtime unless a job says otherwise."""
 
 
 class ModelUnknownError(CortexError):
@@ -93,7 +97,7 @@ class GenomeCatalog:
         parameters = {} if version is None else {"version": version}
         try:
             answer = await self._client.get(
-                f"{self._url}/api/v1/models/{family}", params=parameters
+                f"{self._url}/api/v1/models/{quote(family, safe='')}", params=parameters
             )
             body: Any = answer.json()
         except (httpx2.HTTPError, ValueError) as error:
@@ -116,10 +120,14 @@ def _read_model(status: int, body: Any, url: str) -> CatalogModel:
     try:
         if status != 200:
             raise ValueError(status)
+        runtime = body["runtime"]
         return CatalogModel(
-            _word(body["family"]), _word(body["version"]), _word(body["runtime"]["type"])
+            _word(body["family"]),
+            _word(body["version"]),
+            _word(runtime["type"]),
+            dict(runtime.get("config") or {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CatalogUnavailableError(
             f"GENOME at {url} gave an answer that CORTEX cannot read."
         ) from error

@@ -94,6 +94,11 @@ class LocalNotifier:
         """How many (topic, waiter) pairs there are, for tests and curious people."""
         return sum(len(ears) for ears in self._ears.values())
 
+    @property
+    def topics(self) -> frozenset[str]:
+        """What is listened to, for the same."""
+        return frozenset(self._ears)
+
     def notify(self, topics: Iterable[str]) -> None:
         """Wake all who listen to one of `topics`. Called in the loop's thread."""
         for topic in topics:

@@ -68,6 +68,8 @@ class NewJob:
     group: str | None = None
     idempotency_key: str | None = None
     trace: str | None = None
+    row_count: int = 0
+    """How many rows a batch or an evaluation has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class JobRecord:
     trace: str | None
     attempt: int
     retries_used: int
+    engine_crashes: int
     worker_id: str | None
     status_message: str | None
     cancel_requested: bool
@@ -196,27 +199,60 @@ class ModelKey:
     runtime: str
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that a worker has loaded, and how many jobs run on it now."""
+
+    key: ModelKey
+    load_seconds: float = 0.0
+    memory_mb: int = 0
+    active_jobs: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """What a worker asks for, and with what in hand."""
+    """What a worker asks for, and with what in hand.
+
+    The available memory is what the worker could give to a model, idle ones unloaded.
+    """
 
     worker_id: str
     max_jobs: int
     instance_id: str = ""
     request_id: str = ""
-    warm: frozenset[ModelKey] = frozenset()
+    models: Sequence[LoadedModel] = ()
     memory_available_mb: int = 0
     gpu_memory_available_mb: int = 0
     max_bytes: int = 3 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedRow:
+    """A finished row of a batch or an evaluation; `result` is one JSON object as text."""
+
+    index: int
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeasedJob:
-    """A job just given to a worker."""
+    """A job just given to a worker, with the rows that earlier attempts finished."""
 
     job: JobRecord
     lease_seconds: float
     time_left_seconds: float
+    rows: Sequence[FinishedRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The jobs that a worker is given, and when to ask again though nothing new has come.
+
+    `again_in_seconds` is set when a job that fits is left for a warmer worker until then.
+    """
+
+    jobs: Sequence[LeasedJob]
+    again_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +267,14 @@ class StatusUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some tokens; `sequence` counts from 0 within the attempt."""
+    """Some tokens, or a finished row; `sequence` counts from 0 within the attempt."""
 
     job_id: str
     attempt: int
     sequence: int
     content: str
     token_ids: Sequence[int]
+    row: FinishedRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +289,10 @@ class ChunkAck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How an attempt ended, as its worker says. `result`, `metadata`, `metrics` are JSON text."""
+    """How an attempt ended, as its worker says. `result`, `metadata`, `metrics` are JSON text.
+
+    A cancelled or timed-out attempt may have a result too: what it had got to.
+    """
 
     job_id: str
     attempt: int
@@ -263,15 +303,22 @@ class Report:
     error: str = ""
     error_code: str = "internal"
     retryable: bool = False
+    engine_jobs: int = 0
+    """How many jobs an engine ran when it died, this one included; 0 when that is not told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A job that its worker hands back unfinished."""
+    """A job that its worker hands back unfinished.
+
+    `min_memory_mb` and `min_gpu_memory_mb` say what it turned out to need; 0 is nothing new.
+    """
 
     job_id: str
     attempt: int
     reason: str = ""
+    min_memory_mb: int = 0
+    min_gpu_memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +376,9 @@ class WorkerRecord:
     models: str
     status: str
     status_reason: str
+    offered_memory_mb: int
+    offered_gpu_memory_mb: int
+    """The most that it ever offered to a model when it asked for jobs; 0 before it asked."""
     desired_state: DesiredState
     lost: bool
     total_jobs_completed: int

@@ -125,6 +125,8 @@ class Decision:
     state: JobState
     delay_seconds: float = 0.0
     retries_used: int = 0
+    poisonous: bool = False
+    """The job itself kills engines; it is not to be tried again."""
 
 
 def backoff_seconds(policy: RetryPolicy, retries_used: int, random: Callable[[], float]) -> float:
@@ -161,3 +163,33 @@ def decide_after_failure(
         return Decision(JobState.PENDING, delay, retries_used + 1)
     end = JobState.TIMEOUT if code == "timeout" else JobState.FAILED
     return Decision(end, retries_used=retries_used)
+
+
+POISON_DEATHS = 2
+"""From so many engine deaths on a job runs alone, and one more death is its own doing."""
+
+
+def decide_after_engine_death(
+    policy: RetryPolicy,
+    retries_used: int,
+    *,
+    deaths: int,
+    engine_jobs: int,
+    by_nature: bool,
+    random: Callable[[], float],
+) -> Decision:
+    """Say what becomes of a job whose engine died; `deaths` of them by now, this one included.
+
+    `engine_jobs` ran in the engine, this one included; 0 when the worker did not tell. A job that
+    was alone when an engine died under it again is poison. One of several is not charged for what
+    a neighbour may have done, as often as a job can share an engine at all: a worker that went on
+    mixing it with others would otherwise try it for ever.
+    """
+    if engine_jobs == 1 and deaths >= POISON_DEATHS:
+        return Decision(JobState.FAILED, retries_used=retries_used, poisonous=True)
+    may_retry = is_retryable(policy, "engine_crashed", by_nature=by_nature)
+    if engine_jobs > 1 and deaths <= POISON_DEATHS and may_retry and policy.max_retries > 0:
+        return Decision(JobState.PENDING, backoff_seconds(policy, 0, random), retries_used)
+    return decide_after_failure(
+        policy, retries_used, "engine_crashed", by_nature=by_nature, random=random
+    )

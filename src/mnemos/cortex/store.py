@@ -22,6 +22,7 @@ from .records import (
     AttemptRef,
     Chunk,
     ChunkAck,
+    Claimed,
     ClaimRequest,
     DesiredState,
     EventPage,
@@ -29,7 +30,6 @@ from .records import (
     HeartbeatRecord,
     JobFilter,
     JobRecord,
-    LeasedJob,
     NewJob,
     Reaped,
     RefVerdict,
@@ -91,8 +91,11 @@ class JobStore(Protocol):
 class AttemptStore(Protocol):
     """What workers do with attempts."""
 
-    async def claim(self, request: ClaimRequest) -> list[LeasedJob]:
-        """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Lease jobs that fit, and say when to ask again for one that is left for another worker.
+
+        If the caller is cancelled meanwhile, they are released again.
+        """
 
     async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
         """Extend leases to a whole lease from now. Raises WorkerUnknownError."""
@@ -103,13 +106,16 @@ class AttemptStore(Protocol):
         """Move attempts forward; a step backwards changes nothing."""
 
     async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
-        """Append tokens to jobs' logs, each exactly once and in order; one ack per attempt."""
+        """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt."""
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
         """End attempts; exactly one attempt of a job is ever accepted as its completion."""
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
-        """Give jobs back to the queue at once, without charging a retry."""
+        """Give jobs back to the queue at once, without charging a retry.
+
+        What they turned out to need is asked of the next worker.
+        """
 
     async def reap(self) -> Reaped:
         """End what is overdue: leases, timeouts, silent workers."""

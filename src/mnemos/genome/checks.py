@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from jsonschema import Draft202012Validator, SchemaError
+from mnemos.json_schema import check_json_schema
 
 from ..engram.errors import InvalidKeyError
 
@@ -46,17 +46,7 @@ def json_schema(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return `value` if it is a JSON Schema (2020-12) that refers to nothing outside itself."""
     if value is None:
         return None
-    bounded_json(value)
-    try:
-        Draft202012Validator.check_schema(value)
-    except SchemaError as error:
-        place = "/".join(str(part) for part in error.absolute_path)
-        where = f" at {place}" if place else ""
-        raise ValueError(f"is not a valid JSON Schema{where}: {error.message[:200]}") from error
-    for reference in _references(value):
-        if not reference.startswith("#"):
-            raise ValueError(f"refers to {reference[:100]!r}; only references to '#…' are allowed")
-    return value
+    return check_json_schema(bounded_json(value))
 
 
 def _too_deep(value: Any) -> bool:
@@ -72,12 +62,3 @@ def _children(node: Any) -> list[Any]:
     if isinstance(node, dict):
         return list(node.values())
     return node if isinstance(node, list) else []
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for name in ("$ref", "$dynamicRef"):
-            if isinstance(node.get(name), str):
-                yield node[name]
-    for child in _children(node):
-        yield from _references(child)

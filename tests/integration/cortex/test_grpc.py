@@ -83,7 +83,7 @@ async def test_a_job_arrives_whole(cortex: Cortex) -> None:
             "runtime": "transformers",
             "runtime_config": {"device": "cpu"},
         },
-        input={"inputs": ["a", {"b": 1}], "parameters": {"max_tokens": 3}, "context": "ctx"},
+        input={"inputs": ["a", {"prompt": "b"}], "parameters": {"max_tokens": 3}, "context": "ctx"},
         retry_config={"max_retries": 1, "retryable_codes": ["timeout"]},
         metadata={"k": "v"},
         requirements={"tags": {}, "min_memory_mb": 0},
@@ -103,7 +103,7 @@ async def test_a_job_arrives_whole(cortex: Cortex) -> None:
         "transformers",
     )
     assert job.model.runtime_config_json == '{"device":"cpu"}'
-    assert list(job.input.inputs_json) == ['"a"', '{"b": 1}']
+    assert list(job.input.inputs_json) == ['"a"', '{"prompt": "b"}']
     assert (job.input.parameters_json, job.input.context) == ('{"max_tokens": 3}', "ctx")
     assert (job.retry_config.max_retries, list(job.retry_config.retryable_codes)) == (
         1,
@@ -326,3 +326,84 @@ async def test_after_a_restart_the_worker_goes_on_with_its_jobs(settings: Cortex
         [leased] = await cortex.acquire()
         assert leased.job.job_id == later
         assert await cortex.complete(job_id) == pb.VERDICT_ACCEPTED
+
+
+def loaded(load_seconds: float) -> pb.LoadedModel:
+    return pb.LoadedModel(
+        family="tiny", version="1", runtime="transformers", load_seconds=load_seconds
+    )
+
+
+async def test_a_cold_worker_wakes_by_itself_for_a_job_left_to_a_warm_one(cortex: Cortex) -> None:
+    await cortex.register()
+    await cortex.acquire(wait=0, models=[loaded(0.4)])
+    cold = await cortex.register(worker_id="wrk_cold", instance_id="two")
+    clock = asyncio.get_running_loop().time
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(cortex.acquire(worker_id=cold, wait=20))
+        await cortex.server_waits_for(cold)
+        start = clock()
+        job_id = await cortex.submit()
+    [leased] = waiting.result()
+    assert leased.job.job_id == job_id
+    assert 0.3 < clock() - start < 10
+
+
+async def test_rows_reach_readers_and_the_next_attempt(cortex: Cortex) -> None:
+    rows = {"inputs": ["a", "b"]}
+    job_id = await cortex.hold(job_type="batch_inference", input=rows)
+    ack = await cortex.send_rows(job_id, {1: '{\n"result": "B",\n"score": NaN}', 7: "{}"})
+    assert ack.next_sequence == 2
+    release = pb.ReleasedJob(job_id=job_id, attempt=1, reason="drain")
+    await cortex.stub.ReleaseJobs(pb.ReleaseJobsRequest(worker_id=cortex.worker_id, jobs=[release]))
+    [leased] = await cortex.acquire()
+    [row] = leased.resume.rows
+    assert (row.index, row.result_json) == (1, '{"result":"B","score":null}')
+    await cortex.complete(job_id, attempt=2)
+    log = (await cortex.http.get(f"/api/v1/jobs/{job_id}/stream")).text
+    data = '{"index":1,"result":{"result":"B","score":null},"attempt":1}'
+    assert f"event: row\ndata: {data}\n\n" in log
+    assert "event: restart" not in log
+
+
+async def test_a_job_whose_engine_died_says_so_to_the_next_worker_and_to_people(
+    cortex: Cortex,
+) -> None:
+    job_id = await cortex.hold(retry_config={"initial_backoff_seconds": 0})
+    assert "engine_crashes" not in await cortex.job(job_id)
+    details = pb.ErrorDetails(code=pb.ERROR_CODE_ENGINE_CRASHED, retryable=True, engine_jobs=1)
+    died = pb.JobResult(
+        job_id=job_id, attempt=1, status=pb.JOB_STATUS_FAILED, error="x", error_details=details
+    )
+    await cortex.report(died)
+    [leased] = await cortex.acquire()
+    assert leased.engine_crashes == 1
+    died.attempt = 2
+    await cortex.report(died)
+    job = await cortex.job(job_id)
+    assert (job["status"], job["engine_crashes"]) == ("failed", 2)
+    assert job["error"]["message"].startswith("the engine died 2 times under this job; last: ")
+
+
+@pytest.mark.parametrize("result_json", ['"Once"', "", "not json"])
+async def test_a_cancelled_attempt_may_bring_what_it_had(cortex: Cortex, result_json: str) -> None:
+    job_id = await cortex.hold()
+    output = pb.JobOutput(result_json=result_json, metadata_json='{"tokens_generated": 1}')
+    await cortex.report(
+        pb.JobResult(job_id=job_id, attempt=1, status=pb.JOB_STATUS_CANCELLED, output=output)
+    )
+    job = await cortex.job(job_id)
+    expected = "Once" if result_json == '"Once"' else None
+    assert (job["status"], job["result"]) == ("cancelled", expected)
+    assert job["output_metadata"] == ({"tokens_generated": 1} if expected else {})
+
+
+async def test_a_job_too_big_for_its_worker_asks_for_more(cortex: Cortex) -> None:
+    job_id = await cortex.hold()
+    release = pb.ReleasedJob(
+        job_id=job_id, attempt=1, needs=pb.Requirements(min_memory_mb=2**63, min_gpu_memory_mb=5)
+    )
+    await cortex.stub.ReleaseJobs(pb.ReleaseJobsRequest(worker_id=cortex.worker_id, jobs=[release]))
+    job = await cortex.job(job_id)
+    assert job["requirements"] == {"min_memory_mb": 2**40, "min_gpu_memory_mb": 5, "tags": {}}
+    assert job["waiting_reason"].startswith("no worker offers more than 1000 MB of memory")

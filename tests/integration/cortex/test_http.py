@@ -190,7 +190,14 @@ async def test_cancel_and_retry(cortex: Cortex) -> None:
             {},
             ["runtime transformers", "workers offer: vllm", "no torch"],
         ),
-        ({"supported_runtimes": ["transformers"]}, {"job_type": "training"}, ["type training"]),
+        (
+            {"supported_runtimes": ["transformers"]},
+            {
+                "job_type": "evaluation",
+                "input": {"inputs": [{"prompt": "1+1?", "reference": "2"}]},
+            },
+            ["type evaluation"],
+        ),
         (
             {"supported_runtimes": ["transformers"]},
             {"requirements": {"tags": {"zone": "b"}}},
@@ -199,7 +206,7 @@ async def test_cancel_and_retry(cortex: Cortex) -> None:
         (
             {"supported_runtimes": ["transformers"]},
             {"requirements": {"min_gpu_memory_mb": 8000}},
-            ["8000 MB of GPU memory"],
+            ["any GPU memory", "8000 MB"],
         ),
     ],
 )

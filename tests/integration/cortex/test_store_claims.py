@@ -9,10 +9,10 @@ import pytest
 from cortex_tools import LEASE, StoreTools
 
 from mnemos.cortex.errors import WorkerReplacedError, WorkerUnknownError
-from mnemos.cortex.records import DesiredState, LeasedJob, ModelKey
+from mnemos.cortex.records import DesiredState, LeasedJob, LoadedModel, ModelKey
 from mnemos.cortex.state_machine import JobState
 
-WARM = frozenset({ModelKey("warm", "1", "transformers")})
+WARM = (LoadedModel(ModelKey("warm", "1", "transformers")),)
 
 
 def ids(leased: list[LeasedJob]) -> list[str]:
@@ -44,19 +44,19 @@ async def test_a_warm_model_overtakes_for_thirty_seconds_only(tools: StoreTools)
     cold = await tools.submit(family="cold")
     tools.clock.turn(20)
     warm = [await tools.submit(family="warm") for _ in range(3)]
-    assert ids(await tools.claim(warm=WARM)) == [warm[0]]
+    assert ids(await tools.claim(models=WARM)) == [warm[0]]
     tools.clock.turn(9.9)
-    assert ids(await tools.claim(warm=WARM)) == [warm[1]]
+    assert ids(await tools.claim(models=WARM)) == [warm[1]]
     tools.clock.turn(0.1)
-    assert ids(await tools.claim(warm=WARM)) == [cold]
-    assert ids(await tools.claim(warm=WARM)) == [warm[2]]
+    assert ids(await tools.claim(models=WARM)) == [cold]
+    assert ids(await tools.claim(models=WARM)) == [warm[2]]
 
 
 async def test_a_warm_model_never_overtakes_a_higher_priority(tools: StoreTools) -> None:
     await tools.register()
     await tools.submit(family="warm", priority=5)
     urgent = await tools.submit(family="cold", priority=6)
-    assert ids(await tools.claim(warm=WARM)) == [urgent]
+    assert ids(await tools.claim(models=WARM)) == [urgent]
 
 
 async def test_only_what_fits_is_given(tools: StoreTools) -> None:
@@ -81,7 +81,7 @@ async def test_memory_that_a_loaded_model_holds_is_not_asked_for_again(tools: St
     await tools.register()
     job_id = await tools.submit(family="warm", min_memory_mb=900)
     assert await tools.claim(memory_available_mb=100) == []
-    assert ids(await tools.claim(memory_available_mb=100, warm=WARM)) == [job_id]
+    assert ids(await tools.claim(memory_available_mb=100, models=WARM)) == [job_id]
 
 
 async def test_a_paused_or_draining_worker_is_given_nothing(tools: StoreTools) -> None:

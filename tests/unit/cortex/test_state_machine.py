@@ -16,6 +16,7 @@ from mnemos.cortex.state_machine import (
     TransitionError,
     backoff_seconds,
     check_transition,
+    decide_after_engine_death,
     decide_after_failure,
     mermaid,
 )
@@ -112,3 +113,47 @@ def test_a_timeout_is_an_end_of_its_own_unless_the_policy_names_it() -> None:
     named = RetryPolicy(max_retries=1, retryable_codes=("timeout",))
     assert _decide(named, 0, "timeout").state is JobState.PENDING
     assert _decide(named, 1, "timeout").state is JobState.TIMEOUT
+
+
+def _decide_death(
+    deaths: int, engine_jobs: int, *, used: int = 0, policy: RetryPolicy | None = None
+) -> Decision:
+    return decide_after_engine_death(
+        policy or RetryPolicy(),
+        used,
+        deaths=deaths,
+        engine_jobs=engine_jobs,
+        by_nature=True,
+        random=lambda: 0.5,
+    )
+
+
+@pytest.mark.parametrize("used", [0, 3])
+def test_a_job_alone_in_a_second_dead_engine_is_poison(used: int) -> None:
+    for deaths in (2, 3):
+        decision = _decide_death(deaths, 1, used=used)
+        assert decision == Decision(JobState.FAILED, retries_used=used, poisonous=True)
+
+
+@pytest.mark.parametrize(("deaths", "engine_jobs"), [(1, 1), (1, 0), (2, 0), (5, 0)])
+def test_the_first_death_or_one_among_who_knows_how_many_is_a_charged_retry(
+    deaths: int, engine_jobs: int
+) -> None:
+    assert _decide_death(deaths, engine_jobs, used=1) == Decision(JobState.PENDING, 1.0, 2)
+    assert _decide_death(deaths, engine_jobs, used=3) == Decision(JobState.FAILED, retries_used=3)
+
+
+@pytest.mark.parametrize("used", [0, 3])
+def test_a_neighbours_death_is_not_charged_and_waits_a_moment(used: int) -> None:
+    for deaths in (1, 2):
+        assert _decide_death(deaths, 8, used=used) == Decision(JobState.PENDING, 0.5, used)
+
+
+def test_a_job_that_is_never_let_alone_does_not_go_on_for_ever() -> None:
+    assert _decide_death(3, 8, used=0) == Decision(JobState.PENDING, 0.5, 1)
+    assert _decide_death(6, 8, used=3).state is JobState.FAILED
+
+
+def test_a_policy_without_retries_has_none_after_a_neighbours_death_either() -> None:
+    for policy in (RetryPolicy(max_retries=0), RetryPolicy(retryable_codes=("timeout",))):
+        assert _decide_death(1, 8, policy=policy).state is JobState.FAILED

@@ -41,7 +41,11 @@ class JobError(BaseModel):
 
 
 class Job(BaseModel):
-    """A job. Lists leave out input, result, output_metadata and metrics unless asked."""
+    """A job. Lists leave out input, result, output_metadata and metrics unless asked.
+
+    A cancelled or timed-out job has the result that it had got to, if its worker told.
+    `engine_crashes` is there where engines died under the job.
+    """
 
     job_id: str
     status: str
@@ -58,6 +62,7 @@ class Job(BaseModel):
     trace: str | None
     attempt: int
     retries_used: int
+    engine_crashes: int | None = None
     worker_id: str | None
     status_message: str | None
     cancel_requested: bool

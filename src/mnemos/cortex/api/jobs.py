@@ -17,7 +17,7 @@ from . import documents
 from .context import ApiContext, Cortex
 from .cursors import read_cursor, write_cursor
 from .schemas import JobSubmit, Key
-from .submission import parse_job, prepare
+from .submission import Preparation, parse_job
 from .views import attempt_view, job_view, json_response
 from .waiting import waiting_reason
 
@@ -40,7 +40,7 @@ async def submit_job(
     idempotency_key: Annotated[Key | None, Header()] = None,
 ) -> Response:
     """Answer once the job is durable: 201, or 200 with the job that the key gave before."""
-    new = await prepare(job, cortex.catalog, idempotency_key)
+    new = await _preparation(cortex).prepare(job, idempotency_key)
     [stored] = await cortex.store.submit([new])
     if stored.conflict is not None:
         raise ApiError(409, "conflict", stored.conflict, "idempotency_key")
@@ -59,11 +59,12 @@ async def submit_batch(
     """Store every good job in one commit, and say of each bad one what is wrong with it."""
     results: list[dict[str, Any]] = [{"index": index} for index in range(len(jobs))]
     good: list[tuple[int, NewJob]] = []
+    preparation = _preparation(cortex)
     for index, body in enumerate(jobs):
         if index % JOBS_BETWEEN_PAUSES == 0:
             await asyncio.sleep(0)  # others are served between
         try:
-            good.append((index, await prepare(parse_job(body), cortex.catalog, None)))
+            good.append((index, await preparation.prepare(parse_job(body))))
         except ApiError as error:
             results[index]["error"] = _error_line(error)
     stored = await cortex.store.submit([new for _, new in good])
@@ -167,6 +168,10 @@ async def retry_job(job_id: str, cortex: Cortex) -> Response:
 
 async def _job_answer(cortex: ApiContext, job_id: str, status: int = 200) -> Response:
     return json_response(job_view(await cortex.store.get_job(job_id)), status)
+
+
+def _preparation(cortex: ApiContext) -> Preparation:
+    return Preparation(cortex.catalog, cortex.store)
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -15,6 +15,10 @@ from pydantic import (
 )
 from pydantic import field_validator as check
 
+from mnemos.json_schema import check_json_schema
+
+from .depth import check_depth
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -25,6 +29,11 @@ def _check_name(name: str) -> str:
             "a letter or digit first, and no '..'"
         )
     return name
+
+
+def _check_guide(schema: dict[str, Any]) -> dict[str, Any]:
+    check_depth(schema)
+    return check_json_schema(schema)
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
@@ -77,11 +86,39 @@ class Sampling(_Strict):
     stream: bool = False
     raw: bool = False
     """Send the prompt as it stands, past the model's chat template."""
+    n: int = Field(default=1, ge=1, le=16)
+    """How many answers to draw; with more than one the result is their list."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Tell every token's log-probability, and those of as many alternatives."""
+    json_schema: Annotated[dict[str, Any], AfterValidator(_check_guide)] | None = None
+    """The answer is JSON that this schema allows."""
+    regex: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """The answer matches this expression, whole."""
+    choice: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, min_length=1, max_length=1000
+    )
+    """The answer is one of these."""
+    adapter: str | None = Field(default=None, pattern=r"^[^:]+:[^:]+$", max_length=260)
+    """A LoRA adapter, family:version in GENOME, that the model runs with."""
+    target: str | None = Field(default=None, min_length=1)
+    """An answer that is not drawn but given: it is scored, token by token."""
 
     @check("stop", mode="before")
     @classmethod
     def _one_stop_string_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _parameters_agree(self) -> Self:
+        guides = ("json_schema", "regex", "choice")
+        given = [name for name in guides if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.n > 1 and self.stream:
+            raise ValueError("stream goes with n = 1: send one job for each answer")
+        if self.target is not None and (self.n > 1 or given):
+            raise ValueError(f"target is scored as it stands: leave {(given or ['n'])[0]} out")
+        return self
 
 
 class Message(_Strict):
@@ -89,6 +126,36 @@ class Message(_Strict):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+
+
+class TextRow(_Strict):
+    """One row of a batch: as much of a job's input as may differ from row to row."""
+
+    prompt: str | None = Field(default=None, min_length=1)
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    parameters: dict[str, Any] | None = None
+    context: str | None = None
+    id: str | int | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        return self
+
+
+class EvaluationRow(TextRow):
+    """One row of an evaluation: a question, and the answer or answers that are right."""
+
+    reference: str | Annotated[list[str], Field(min_length=1)]
+
+
+class Metrics(_Strict):
+    """What an evaluation measures; all of exact_match and f1 unless it says so."""
+
+    metrics: list[Literal["exact_match", "f1", "perplexity"]] | None = Field(
+        default=None, min_length=1
+    )
 
 
 class ModelChoice(_Strict):

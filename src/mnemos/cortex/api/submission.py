@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from mnemos.http import ApiError, describe_validation_errors, invalid_input, unavailable
+from mnemos.http import ApiError, describe_validation_errors, invalid_input
 
-from ..genome_lookup import (
-    CatalogModel,
-    CatalogUnavailableError,
-    ModelCatalog,
-    ModelUnknownError,
-)
+from ..genome_lookup import ModelCatalog
 from ..ids import new_id
-from ..records import NewJob
-from .schemas import JobSubmit, ModelChoice, Retry, Sampling
+from ..records import NewJob, WorkerRecord
+from .depth import check_depth
+from .models import check_adapters, resolve
+from .rows import ROW_JOB_TYPES, adapters_of, check_parameters, check_rows
+from .schemas import JobSubmit, Retry
 
-MAX_DEPTH = 64
+RARE_JOB_TYPES = frozenset({"training", "fine_tuning"})
 MAX_JOB_BYTES = 3 * 1024 * 1024
 """A job travels to its worker in one message of at most 4 MiB."""
 
@@ -34,13 +32,76 @@ def parse_job(body: Any) -> JobSubmit:
         raise invalid_input(message, field) from error
 
 
-async def prepare(job: JobSubmit, catalog: ModelCatalog | None, key: str | None) -> NewJob:
-    """Look the model up, and write the job as it is stored. Raises ApiError."""
-    _check_parameters(job)
-    if key and job.idempotency_key and key != job.idempotency_key:
-        raise invalid_input(
-            "idempotency_key: differs from the Idempotency-Key header.", "idempotency_key"
+class WorkerList(Protocol):
+    """Knows which workers there are."""
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """Return all workers, lost ones too."""
+
+
+class Preparation:
+    """What jobs are checked against when they are submitted."""
+
+    def __init__(self, catalog: ModelCatalog | None, workers: WorkerList) -> None:
+        self._catalog = catalog
+        self._workers = workers
+
+    async def prepare(self, job: JobSubmit, key: str | None = None) -> NewJob:
+        """Look the model up, and write the job as it is stored. Raises ApiError.
+
+        `key` is an idempotency key that came beside the job.
+        """
+        check_parameters(job)
+        if key and job.idempotency_key and key != job.idempotency_key:
+            raise invalid_input(
+                "idempotency_key: differs from the Idempotency-Key header.", "idempotency_key"
+            )
+        texts = _texts(job)
+        request = _text(_request_fields(job), "the job", sort_keys=True)
+        request_hash = hashlib.sha256(request.encode()).hexdigest()
+        await self._check_offered(job.job_type)
+        model = await resolve(job.model, self._catalog)
+        check_rows(job, model.runtime)
+        await check_adapters(adapters_of(job), self._catalog)
+        config = {**model.runtime_config, **job.model.runtime_config}
+        retry = job.retry_config or Retry()
+        return NewJob(
+            job_id=new_id("job"),
+            job_type=job.job_type,
+            priority=job.priority,
+            family=model.family,
+            version=model.version,
+            runtime=model.runtime,
+            runtime_config=_text(config, "model.runtime_config"),
+            input=texts["input"],
+            timeout_seconds=job.timeout_seconds,
+            retry_config=retry.model_dump_json(),
+            metadata=texts["metadata"],
+            request_hash=request_hash,
+            min_memory_mb=job.requirements.min_memory_mb,
+            min_gpu_memory_mb=job.requirements.min_gpu_memory_mb,
+            tags=job.requirements.tags,
+            group=job.group,
+            idempotency_key=job.idempotency_key or key,
+            trace=job.trace,
+            row_count=len(job.input.inputs or ()) if job.job_type in ROW_JOB_TYPES else 0,
         )
+
+    async def _check_offered(self, job_type: str) -> None:
+        """Refuse jobs of a type that most likely nobody will ever run."""
+        if job_type not in RARE_JOB_TYPES:
+            return
+        for worker in await self._workers.list_workers():
+            if not worker.lost and job_type in json.loads(worker.capabilities)["job_types"]:
+                return
+        raise invalid_input(
+            f"job_type: no registered worker runs jobs of type {job_type}; "
+            "start one that offers them first.",
+            "job_type",
+        )
+
+
+def _texts(job: JobSubmit) -> dict[str, str]:
     texts = {
         "runtime_config": _shallow_text(job.model.runtime_config, "model.runtime_config"),
         "input": _shallow_text(job.input.model_dump(exclude_none=True), "input"),
@@ -50,48 +111,18 @@ async def prepare(job: JobSubmit, catalog: ModelCatalog | None, key: str | None)
         raise ApiError(
             413, "too_large", f"A job may have at most {MAX_JOB_BYTES >> 20} MiB.", "input"
         )
-    request = _text(_request_fields(job), "the job", sort_keys=True)
-    request_hash = hashlib.sha256(request.encode()).hexdigest()
-    model = await _resolve(job.model, catalog)
-    retry = job.retry_config or Retry()
-    return NewJob(
-        job_id=new_id("job"),
-        job_type=job.job_type,
-        priority=job.priority,
-        family=model.family,
-        version=model.version,
-        runtime=model.runtime,
-        timeout_seconds=job.timeout_seconds,
-        retry_config=retry.model_dump_json(),
-        request_hash=request_hash,
-        min_memory_mb=job.requirements.min_memory_mb,
-        min_gpu_memory_mb=job.requirements.min_gpu_memory_mb,
-        tags=job.requirements.tags,
-        group=job.group,
-        idempotency_key=job.idempotency_key or key,
-        trace=job.trace,
-        **texts,
-    )
+    return texts
 
 
 def _request_fields(job: JobSubmit) -> dict[str, Any]:
     return job.model_dump(exclude={"idempotency_key", "trace"})
 
 
-def _check_parameters(job: JobSubmit) -> None:
-    try:
-        Sampling.model_validate(job.input.parameters)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        for one in errors:
-            one["loc"] = ("input", "parameters", *one["loc"])
-        message, field = describe_validation_errors(errors)
-        raise invalid_input(message, field) from error
-
-
 def _shallow_text(value: Any, field: str) -> str:
-    if _too_deep(value):
-        raise invalid_input(f"{field}: is nested more than {MAX_DEPTH} levels deep.", field)
+    try:
+        check_depth(value)
+    except ValueError as error:
+        raise invalid_input(f"{field}: {error}.", field) from error
     return _text(value, field)
 
 
@@ -106,46 +137,8 @@ def _text(value: Any, field: str, *, sort_keys: bool = False) -> str:
     return text
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return False
-    return True
-
-
-def _children(node: Any) -> list[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
-
-
 def _check_surrogates(value: Any, field: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise invalid_input(f"{field}: holds text that is not Unicode.", field) from error
-
-
-async def _resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogModel:
-    given = None
-    if model.version is not None and model.runtime is not None:
-        given = CatalogModel(model.family, model.version, model.runtime)
-    if catalog is None:
-        if given is None:
-            missing = "model.version" if model.version is None else "model.runtime"
-            raise invalid_input(
-                f"{missing}: must be given, because this CORTEX has no GENOME to ask.", missing
-            )
-        return given
-    version = None if model.version == "latest" else model.version
-    try:
-        known = await catalog.find(model.family, version)
-    except ModelUnknownError as error:
-        raise ApiError(404, "model_not_found", error.message, "model") from error
-    except CatalogUnavailableError as error:
-        if given is not None and version is not None:
-            return given
-        raise unavailable(f"{error.message} Give model.version and model.runtime.") from error
-    return CatalogModel(known.family, known.version, model.runtime or known.runtime)

@@ -62,6 +62,8 @@ def job_view(job: JobRecord, *, full: bool = True) -> dict[str, Any]:
         "finished_at": as_text(job.finished_at),
         "error": _error_view(job),
     }
+    if job.engine_crashes:
+        view["engine_crashes"] = job.engine_crashes
     if full:
         view["input"] = _raw(job.input, "{}")
         view["result"] = _raw(job.result, "null")

@@ -39,7 +39,7 @@ def _for_want_of_a_worker(job: JobRecord, workers: Sequence[WorkerRecord]) -> st
         return f"no registered worker carries the tags {wanted}"
     roomy = [worker for worker in tagged if _has_room(worker, job)]
     if not roomy:
-        return _memory_missing(job)
+        return _memory_missing(job, tagged)
     active = [worker for worker in roomy if worker.desired_state is DesiredState.ACTIVE]
     if not active:
         states = ", ".join(sorted({worker.desired_state.value for worker in roomy}))
@@ -58,13 +58,18 @@ def _runtime_missing(job: JobRecord, told: Sequence[tuple[WorkerRecord, dict[str
     return sentence
 
 
-def _memory_missing(job: JobRecord) -> str:
-    needs = []
-    if job.min_memory_mb:
-        needs.append(f"{job.min_memory_mb} MB of memory")
-    if job.min_gpu_memory_mb:
-        needs.append(f"{job.min_gpu_memory_mb} MB of GPU memory")
-    return f"no registered worker has {' and '.join(needs)}"
+def _memory_missing(job: JobRecord, workers: Sequence[WorkerRecord]) -> str:
+    offers = [_offer(worker) for worker in workers]
+    kinds = (
+        ("memory", job.min_memory_mb, max(memory for memory, _ in offers)),
+        ("GPU memory", job.min_gpu_memory_mb, max(gpu_memory for _, gpu_memory in offers)),
+    )
+    for kind, needed, most in kinds:
+        if needed > most:
+            at_all = f"more than {most} MB of {kind}" if most else f"any {kind}"
+            return f"no worker offers {at_all} to models, and the job needs {needed} MB"
+    needs = " and ".join(f"{needed} MB of {kind}" for kind, needed, _ in kinds)
+    return f"no worker offers {needs} together"
 
 
 def _busy(active: Sequence[WorkerRecord]) -> str:
@@ -87,8 +92,17 @@ def _carries(worker: WorkerRecord, wanted: dict[str, str]) -> bool:
 
 
 def _has_room(worker: WorkerRecord, job: JobRecord) -> bool:
+    memory_mb, gpu_memory_mb = _offer(worker)
+    return job.min_memory_mb <= memory_mb and job.min_gpu_memory_mb <= gpu_memory_mb
+
+
+def _offer(worker: WorkerRecord) -> tuple[int, int]:
+    """The most memory and GPU memory, in MB, that the worker has for a model.
+
+    Until it has asked for jobs, and said so, that is all there is in the machine.
+    """
+    if worker.offered_memory_mb or worker.offered_gpu_memory_mb:
+        return worker.offered_memory_mb, worker.offered_gpu_memory_mb
     resources = json.loads(worker.resources)
-    gpus = (gpu["total_memory_mb"] for gpu in resources["gpus"])
-    return job.min_memory_mb <= resources["memory_total_mb"] and job.min_gpu_memory_mb <= max(
-        gpus, default=0
-    )
+    gpus = (int(gpu["total_memory_mb"]) for gpu in resources["gpus"])
+    return int(resources["memory_total_mb"]), max(gpus, default=0)

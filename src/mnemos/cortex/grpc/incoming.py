@@ -15,7 +15,9 @@ from ..records import (
     AttemptRef,
     Chunk,
     ClaimRequest,
+    FinishedRow,
     HeartbeatRecord,
+    LoadedModel,
     ModelKey,
     Registration,
     Release,
@@ -26,6 +28,7 @@ from ..state_machine import JobState
 from .words import JOB_STATE_BY_NUMBER, error_code_word, job_type_word, worker_status_word
 
 MAX_TEXT = 10_000
+MAX_MEGABYTES = 2**40
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _FORWARD = {JobState.LOADING_MODEL, JobState.EXECUTING, JobState.STREAMING}
 _REPORTABLE = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT}
@@ -80,15 +83,14 @@ def heartbeat(request: pb.HeartbeatRequest) -> HeartbeatRecord:
 
 def claim_request(request: pb.AcquireJobRequest) -> ClaimRequest:
     """Read what a worker asks for."""
-    warm = (ModelKey(model.family, model.version, model.runtime) for model in request.models)
     return ClaimRequest(
         worker_id=request.worker_id,
         max_jobs=min(request.max_jobs, 1024),
         instance_id=request.instance_id,
         request_id=request.request_id,
-        warm=frozenset(warm),
-        memory_available_mb=request.memory_available_mb,
-        gpu_memory_available_mb=request.gpu_memory_available_mb,
+        models=[_loaded(model) for model in request.models],
+        memory_available_mb=_megabytes(request.memory_available_mb),
+        gpu_memory_available_mb=_megabytes(request.gpu_memory_available_mb),
     )
 
 
@@ -113,17 +115,29 @@ def status_update(update: pb.StatusUpdate) -> StatusUpdate:
 
 
 def chunk(sent: pb.StreamChunk) -> Chunk:
-    """Read some tokens."""
-    return Chunk(sent.job_id, sent.attempt, sent.sequence, sent.content, list(sent.token_ids))
+    """Read some tokens, or a row."""
+    row = None
+    if sent.HasField("row"):
+        row = FinishedRow(sent.row.index, one_line_object(sent.row.result_json))
+    return Chunk(sent.job_id, sent.attempt, sent.sequence, sent.content, list(sent.token_ids), row)
 
 
 def release(released: pb.ReleasedJob) -> Release:
     """Read what is handed back."""
-    return Release(released.job_id, released.attempt, released.reason[:MAX_TEXT])
+    return Release(
+        released.job_id,
+        released.attempt,
+        released.reason[:MAX_TEXT],
+        min_memory_mb=_megabytes(released.needs.min_memory_mb),
+        min_gpu_memory_mb=_megabytes(released.needs.min_gpu_memory_mb),
+    )
 
 
 def report(result: pb.JobResult) -> Report:
-    """Read how an attempt ended. A completion without a readable answer counts as a failure."""
+    """Read how an attempt ended. A completion without a readable answer counts as a failure.
+
+    What a cancelled or timed-out attempt had got to is kept if it can be read.
+    """
     status = JOB_STATE_BY_NUMBER.get(result.status)
     if status not in _REPORTABLE:
         raise RefusedError(f"The result of {result.job_id} must have an end status.")
@@ -134,24 +148,18 @@ def report(result: pb.JobResult) -> Report:
         job_id=result.job_id,
         attempt=result.attempt,
         status=status,
+        result=None if status is JobState.FAILED else _answer(result.output),
+        output_metadata=strict_object(result.output.metadata_json),
+        metrics=strict_object(result.output.metrics_json),
         error=result.error[:MAX_TEXT] or f"The attempt ended as {status}.",
         error_code=error_code_word(details.code),
         retryable=details.retryable,
+        engine_jobs=details.engine_jobs,
     )
 
 
 def _completion(result: pb.JobResult) -> Report:
-    output = result.output
-    answer: str | None = output.result_json
-    if output.HasField("result_reference"):
-        reference = output.result_reference
-        where = {
-            "uri": reference.uri,
-            "size_bytes": reference.size_bytes,
-            "sha256": reference.sha256,
-        }
-        answer = json.dumps({"result_reference": where})
-    answer = strict_json(answer) if answer else None
+    answer = _answer(result.output)
     if answer is None:
         return Report(
             job_id=result.job_id,
@@ -166,9 +174,22 @@ def _completion(result: pb.JobResult) -> Report:
         attempt=result.attempt,
         status=JobState.COMPLETED,
         result=answer,
-        output_metadata=strict_object(output.metadata_json),
-        metrics=strict_object(output.metrics_json),
+        output_metadata=strict_object(result.output.metadata_json),
+        metrics=strict_object(result.output.metrics_json),
     )
+
+
+def _answer(output: pb.JobOutput) -> str | None:
+    """The answer as JSON text; None where there is none that can be read."""
+    if output.HasField("result_reference"):
+        reference = output.result_reference
+        where = {
+            "uri": reference.uri,
+            "size_bytes": reference.size_bytes,
+            "sha256": reference.sha256,
+        }
+        return json.dumps({"result_reference": where})
+    return strict_json(output.result_json) if output.result_json else None
 
 
 def strict_json(text: str) -> str | None:
@@ -191,6 +212,11 @@ def strict_object(text: str) -> str:
     return mended if mended and mended.lstrip().startswith("{") else "{}"
 
 
+def one_line_object(text: str) -> str:
+    """As `strict_object`, without the line breaks that would end an event early."""
+    return msgspec.json.format(strict_object(text), indent=-1)
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -199,6 +225,10 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return value
+
+
+def _megabytes(number: int) -> int:
+    return min(number, MAX_MEGABYTES)
 
 
 def _finite(number: float) -> float:
@@ -230,6 +260,15 @@ def _gpu(told: pb.GpuInfo) -> dict[str, Any]:
         "temperature_celsius": None if celsius is None else _finite(celsius),
         "power_watts": None if watts is None else _finite(watts),
     }
+
+
+def _loaded(told: pb.LoadedModel) -> LoadedModel:
+    return LoadedModel(
+        ModelKey(told.family, told.version, told.runtime),
+        load_seconds=_finite(told.load_seconds),
+        memory_mb=_megabytes(told.memory_mb),
+        active_jobs=told.active_jobs,
+    )
 
 
 def _model(told: pb.LoadedModel) -> dict[str, Any]:

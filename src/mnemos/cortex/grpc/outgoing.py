@@ -32,12 +32,17 @@ def timestamp(seconds: float) -> Timestamp:
 
 def leased_job(leased: LeasedJob) -> pb.LeasedJob:
     """A job for the worker that holds it."""
-    return pb.LeasedJob(
+    message = pb.LeasedJob(
         job=_spec(leased.job),
         attempt=leased.job.attempt,
         lease=duration(leased.lease_seconds),
         time_left=duration(leased.time_left_seconds),
+        engine_crashes=leased.job.engine_crashes,
     )
+    if leased.rows:
+        rows = [pb.RowResult(index=row.index, result_json=row.result) for row in leased.rows]
+        message.resume.rows.extend(rows)
+    return message
 
 
 def _spec(job: JobRecord) -> pb.JobSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
@@ -138,7 +138,9 @@ class CortexService(rpc.CortexServiceServicer):
         leased = await self._claim_or_wait(wanted, wait)
         return pb.AcquireJobResponse(jobs=[outgoing.leased_job(one) for one in leased])
 
-    async def _claim_or_wait(self, wanted: ClaimRequest, wait_seconds: float) -> list[LeasedJob]:
+    async def _claim_or_wait(
+        self, wanted: ClaimRequest, wait_seconds: float
+    ) -> Sequence[LeasedJob]:
         if wanted.max_jobs == 0:
             await self._store.touch_worker(wanted.worker_id)
             return []
@@ -149,11 +151,12 @@ class CortexService(rpc.CortexServiceServicer):
         with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
             while True:
                 ear.clear()
-                leased = await self._store.claim(wanted)
+                claimed = await self._store.claim(wanted)
                 left = end - clock()
-                if leased or left <= 0 or self._notifier.closed:
-                    return leased
-                await ear.wait(left)
+                if claimed.jobs or left <= 0 or self._notifier.closed:
+                    return claimed.jobs
+                again = claimed.again_in_seconds
+                await ear.wait(left if again is None else min(left, again))
 
     async def _runtimes_of(self, worker_id: str) -> tuple[str, ...]:
         """What a worker offers, remembered since it registered; read after a restart of CORTEX."""
@@ -196,7 +199,7 @@ class CortexService(rpc.CortexServiceServicer):
     async def StreamResult(
         self, request_iterator: AsyncIterator[pb.StreamResultRequest], context: Context
     ) -> AsyncIterator[pb.StreamResultResponse]:
-        """Append tokens; each batch is acknowledged once it is durable."""
+        """Append tokens and rows; each batch is acknowledged once it is durable."""
         try:
             async for request in request_iterator:
                 chunks = [incoming.chunk(sent) for sent in request.chunks]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..errors import WorkerUnknownError
 from ..records import (
@@ -20,7 +21,17 @@ from ..records import (
     Report,
     StatusUpdate,
 )
-from ..state_machine import TRANSITIONS, JobState, Outcome, RetryPolicy, decide_after_failure
+from ..state_machine import (
+    TRANSITIONS,
+    Decision,
+    JobState,
+    Outcome,
+    RetryPolicy,
+    decide_after_engine_death,
+    decide_after_failure,
+)
+from .lanes import raise_needs
+from .rows import row_event
 from .transaction import Row, Transaction
 from .transitions import append_event, end_attempt, find_job, finish, forward, is_held, requeue
 
@@ -44,7 +55,24 @@ UPDATE workers SET total_jobs_completed = total_jobs_completed + :completed,
     total_jobs_failed = total_jobs_failed + :failed, last_seen = :now
 WHERE worker_id = :worker_id
 """
+_COUNT_DEATH = "UPDATE jobs SET engine_crashes = :deaths WHERE seq = :seq"
 _SET_NEXT_CHUNK = "UPDATE jobs SET next_chunk = :next WHERE seq = :seq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """How an attempt ended that did not complete its job.
+
+    `retryable` is by its nature, whatever the job's policy says; `reported` says that its worker
+    told; `engine_jobs` is Report's.
+    """
+
+    outcome: Outcome
+    code: str
+    error: str
+    retryable: bool = True
+    reported: bool = False
+    engine_jobs: int = 0
 
 
 def _held_by(tx: Transaction, worker_id: str, ref: AttemptRef) -> Row | None:
@@ -103,9 +131,10 @@ def _is_news(job: Row, update: StatusUpdate) -> bool:
 
 
 def append_chunks(tx: Transaction, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
-    """Append tokens, each exactly once and in order; one ack for each attempt named.
+    """Append tokens and rows, each exactly once and in order; one ack for each attempt named.
 
-    A chunk that brings nothing, as a bare final one, is acknowledged and leaves no event.
+    A chunk that brings nothing, as a bare final one, is acknowledged and leaves no event; so is
+    a row that the job does not have.
     """
     by_attempt: dict[AttemptRef, list[Chunk]] = {}
     for chunk in chunks:
@@ -128,6 +157,8 @@ def _append_to(
             forward(tx, job, JobState.STREAMING, "")
         if chunk.content or chunk.token_ids:
             append_event(tx, job, "token", _token_event(chunk))
+        if chunk.row is not None and chunk.row.index < job["row_count"]:
+            append_event(tx, job, "row", row_event(chunk.row, chunk.attempt))
         position += 1
     if position != first:
         tx.run(_SET_NEXT_CHUNK, {"seq": job["seq"], "next": position})
@@ -177,28 +208,34 @@ def _end(tx: Transaction, job: Row, said: Report, random: Random) -> Outcome:
         error = said.error or "The job was cancelled."
         end_attempt(tx, job, Outcome.CANCELLED, reported=True, error_code="cancelled", error=error)
         finish(tx, job, JobState.CANCELLED, error_code="cancelled", error=error)
+        _keep_partial(tx, job, said)
         return Outcome.CANCELLED
     if said.status is JobState.COMPLETED:
-        _complete(tx, job, said)
+        end_attempt(tx, job, Outcome.COMPLETED, reported=True)
+        _keep_output(tx, job, said)
+        finish(tx, job, JobState.COMPLETED)
         return Outcome.COMPLETED
     timed_out = said.status is JobState.TIMEOUT
-    code = "timeout" if timed_out else said.error_code
-    outcome = Outcome.TIMEOUT if timed_out else Outcome.FAILED
-    fail_attempt(
-        tx,
-        job,
-        outcome,
-        code,
-        said.error,
-        by_nature=said.retryable,
+    failure = Failure(
+        outcome=Outcome.TIMEOUT if timed_out else Outcome.FAILED,
+        code="timeout" if timed_out else said.error_code,
+        error=said.error,
+        retryable=said.retryable,
         reported=True,
-        random=random,
+        engine_jobs=said.engine_jobs,
     )
-    return outcome
+    if fail_attempt(tx, job, failure, random) is JobState.TIMEOUT:
+        _keep_partial(tx, job, said)
+    return failure.outcome
 
 
-def _complete(tx: Transaction, job: Row, said: Report) -> None:
-    end_attempt(tx, job, Outcome.COMPLETED, reported=True)
+def _keep_partial(tx: Transaction, job: Row, said: Report) -> None:
+    """Keep what an attempt that did not complete had got to; a late completion is not that."""
+    if said.result is not None and said.status is not JobState.COMPLETED:
+        _keep_output(tx, job, said)
+
+
+def _keep_output(tx: Transaction, job: Row, said: Report) -> None:
     answer = {
         "seq": job["seq"],
         "result": said.result,
@@ -206,46 +243,55 @@ def _complete(tx: Transaction, job: Row, said: Report) -> None:
         "metrics": said.metrics,
     }
     tx.run(_STORE_RESULT, answer)
-    finish(tx, job, JobState.COMPLETED)
     generated = json.loads(said.output_metadata).get("tokens_generated", 0)
     if isinstance(generated, int) and 0 < generated < 2**40:
         tx.measured.tokens += generated
         tx.count("total", "tokens", generated)
 
 
-def fail_attempt(
-    tx: Transaction,
-    job: Row,
-    outcome: Outcome,
-    code: str,
-    error: str,
-    *,
-    by_nature: bool,
-    reported: bool,
-    random: Random,
-) -> None:
-    """End an attempt that brought nothing, and decide what becomes of the job.
+def fail_attempt(tx: Transaction, job: Row, failure: Failure, random: Random) -> JobState:
+    """End an attempt that brought nothing, decide what becomes of the job, and return that.
 
     A job whose submitter wants it stopped is not tried again.
     """
-    end_attempt(tx, job, outcome, reported=reported, error_code=code, error=error)
+    code, error = failure.code, failure.error
+    end_attempt(tx, job, failure.outcome, reported=failure.reported, error_code=code, error=error)
     if job["cancel_requested"]:
         finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
-        return
-    policy = read_policy(job["retry_config"])
-    used = job["retries_used"]
-    decision = decide_after_failure(policy, used, code, by_nature=by_nature, random=random)
+        return JobState.CANCELLED
+    decision = _decide(tx, job, failure, random)
     if decision.state is JobState.PENDING:
-        message = f"attempt {job['attempt']} ended: {error}"
         requeue(
             tx,
             job,
             delay_seconds=decision.delay_seconds,
             retries_used=decision.retries_used,
-            message=message,
+            message=f"attempt {job['attempt']} ended: {error}",
         )
-    else:
-        finish(tx, job, decision.state, error_code=code, error=error, retryable=by_nature)
+        return JobState.PENDING
+    if decision.poisonous:
+        deaths = job["engine_crashes"] + 1
+        error = f"the engine died {deaths} times under this job; last: {error}"
+    retryable = failure.retryable and not decision.poisonous
+    finish(tx, job, decision.state, error_code=code, error=error, retryable=retryable)
+    return decision.state
+
+
+def _decide(tx: Transaction, job: Row, failure: Failure, random: Random) -> Decision:
+    policy = read_policy(job["retry_config"])
+    used, by_nature = job["retries_used"], failure.retryable
+    if failure.code != "engine_crashed":
+        return decide_after_failure(policy, used, failure.code, by_nature=by_nature, random=random)
+    deaths = job["engine_crashes"] + 1
+    tx.run(_COUNT_DEATH, {"seq": job["seq"], "deaths": deaths})
+    return decide_after_engine_death(
+        policy,
+        used,
+        deaths=deaths,
+        engine_jobs=failure.engine_jobs,
+        by_nature=by_nature,
+        random=random,
+    )
 
 
 def read_policy(text: str) -> RetryPolicy:
@@ -268,17 +314,23 @@ def release(tx: Transaction, worker_id: str, releases: Sequence[Release]) -> lis
             verdict = Fence.STALE
         else:
             verdict = _going_on(job)
-            release_attempt(tx, job, one.reason)
+            release_attempt(tx, job, one)
         verdicts.append(RefVerdict(one.job_id, one.attempt, verdict))
     return verdicts
 
 
-def release_attempt(tx: Transaction, job: Row, reason: str) -> None:
-    """End an attempt that was handed back."""
-    reason = reason or "the worker handed the job back"
+def release_attempt(tx: Transaction, job: Row, said: Release) -> None:
+    """End an attempt that was handed back; what it turned out to need is asked for from now on."""
+    reason = said.reason or "the worker handed the job back"
     end_attempt(tx, job, Outcome.RELEASED, reported=False, error=reason)
     if job["cancel_requested"]:
         finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
         return
     message = f"attempt {job['attempt']} was handed back: {reason}"
+    needs = raise_needs(tx, job, said.min_memory_mb, said.min_gpu_memory_mb)
+    if needs:
+        message += f"; from now on it asks for {needs}"
+        moved = find_job(tx, job["job_id"])
+        assert moved is not None
+        job = moved
     requeue(tx, job, delay_seconds=0, retries_used=job["retries_used"], message=message)

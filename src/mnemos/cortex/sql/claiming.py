@@ -1,33 +1,41 @@
 """Which jobs a worker is given.
 
-By priority; then what has waited long; then what the worker has loaded; then age. Only the heads
-of lanes that fit are looked at, and lanes with nothing queued are skipped over by the index, so a
+By priority; then what has waited long; then what the worker has loaded; then age. A job whose
+model another worker has loaded is left for that one a moment (see warm_peers). Only the heads of
+lanes that fit are looked at, and lanes with nothing queued are skipped over by the index, so a
 claim costs the same whether ten jobs wait or ten million.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any
 
 from ..errors import WorkerReplacedError, WorkerUnknownError
-from ..records import ClaimRequest, LeasedJob, ModelKey
+from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel, ModelKey
+from .fitting import Fit
 from .queries import job_from_row
+from .rows import finished_rows
 from .transaction import Row, Transaction
 from .transitions import JOB_COLUMNS, acquire
+from .warm_peers import LEFT_TO_WARM_SECONDS, WarmPeers, load_seconds
 
 WARM_MAY_OVERTAKE_SECONDS = 30.0
 SEEN_AGAIN_SECONDS = 5.0
 
 _WORKER = """
-SELECT worker_id, instance_id, capabilities, tags, desired_state, last_seen, lost FROM workers
-WHERE worker_id = :worker_id
+SELECT worker_id, instance_id, capabilities, tags, desired_state, last_seen, lost, models,
+    offered_memory_mb, offered_gpu_memory_mb
+FROM workers WHERE worker_id = :worker_id
 """
 _TOUCH = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
+_NOTE_MODELS = "UPDATE workers SET models = :models WHERE worker_id = :worker_id"
+_NOTE_OFFER = """
+UPDATE workers SET offered_memory_mb = :memory_mb, offered_gpu_memory_mb = :gpu_memory_mb
+WHERE worker_id = :worker_id
+"""
 _QUEUED_LANES = """
 WITH RECURSIVE heads (lane_id) AS (
     SELECT MIN(lane_id) FROM jobs WHERE queued
@@ -42,7 +50,7 @@ SELECT {JOB_COLUMNS} FROM jobs WHERE queued AND lane_id = :lane_id
 ORDER BY priority DESC, seq LIMIT :limit
 """  # noqa: S608  constants only
 _ANSWERED = """
-SELECT job_id FROM jobs
+SELECT job_id, size_bytes FROM jobs
 WHERE worker_id = :worker_id AND lease_expires_at > :now AND claim_request_id = :request_id
     AND NOT renewed AND status = 'acquired'
 ORDER BY seq
@@ -53,32 +61,7 @@ FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq WHERE jobs.job_id = :
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What a worker can run, read once from what it registered."""
-
-    runtimes: frozenset[str]
-    job_types: frozenset[str]
-    tags: Mapping[str, str]
-
-    @classmethod
-    def of(cls, capabilities: str, tags: str) -> Fit:
-        """Read a worker's capabilities and tags."""
-        told: dict[str, Any] = json.loads(capabilities)
-        runtimes = frozenset(told.get("supported_runtimes", ()))
-        return cls(runtimes, frozenset(told.get("job_types", ())), json.loads(tags))
-
-    def offers(self, runtime: str, job_type: str) -> bool:
-        """Say whether the worker takes such jobs; no list of job types means inference only."""
-        types = self.job_types or {"inference", "batch_inference"}
-        return runtime in self.runtimes and job_type in types
-
-    def carries(self, required: Mapping[str, str]) -> bool:
-        """Say whether the worker has every tag that is asked for."""
-        return all(self.tags.get(name) == value for name, value in required.items())
-
-
-def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> list[LeasedJob]:
+def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claimed:
     """Lease up to `max_jobs` jobs that fit. Raises WorkerUnknownError, WorkerReplacedError."""
     worker = tx.one(_WORKER, {"worker_id": request.worker_id})
     if worker is None:
@@ -86,40 +69,114 @@ def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> list[
     if request.instance_id and worker["instance_id"] != request.instance_id:
         # Were it told to register, two processes of one id would take each other's jobs for ever.
         raise WorkerReplacedError(request.worker_id)
-    if worker["lost"] or tx.now - worker["last_seen"] >= SEEN_AGAIN_SECONDS:
-        tx.run(_TOUCH, {"worker_id": request.worker_id, "now": tx.now})
-    if request.request_id:
-        asked = {
-            "worker_id": request.worker_id,
-            "request_id": request.request_id,
-            "now": tx.now,
-        }
-        answered = tx.all(_ANSWERED, asked)
-        if answered:
-            return [_leased(tx, row["job_id"]) for row in answered]
+    _note(tx, worker, request)
+    answered = _answered(tx, request)
+    if answered:
+        return Claimed(_all_leased(tx, answered, request.max_bytes))
     if worker["desired_state"] != "active":
-        return []
-    fit = Fit.of(worker["capabilities"], worker["tags"])
-    chosen = list(_choose(tx, request, fit))
+        return Claimed([])
+    choice = _Choice(tx, request, Fit.of(worker["capabilities"], worker["tags"]))
+    chosen = list(choice.jobs())
     for job in chosen:
         acquire(tx, job, request.worker_id, request.request_id, lease_seconds)
-    return [_leased(tx, job["job_id"]) for job in chosen]
+    return Claimed(_all_leased(tx, chosen, request.max_bytes), choice.again_in_seconds)
 
 
-def _choose(tx: Transaction, request: ClaimRequest, fit: Fit) -> Iterator[Row]:
-    heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
-    for lane in tx.all(_QUEUED_LANES, {}):
-        warm = ModelKey(lane["family"], lane["version"], lane["runtime"]) in request.warm
-        if _fits(lane, request, fit, warm=warm):
-            rows = tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": request.max_jobs})
-            heads.append([(_rank(row, tx.now, warm=warm), row) for row in rows])
-    room = request.max_bytes
-    ranked = merge(*heads, key=lambda head: head[0])
-    for taken, (_, job) in enumerate(islice(ranked, request.max_jobs)):
-        room -= job["size_bytes"]
-        if taken and room < 0:
-            return
-        yield job
+def _answered(tx: Transaction, request: ClaimRequest) -> list[Row]:
+    """What the same request was answered before, its worker not having heard of it yet."""
+    if not request.request_id:
+        return []
+    asked = {
+        "worker_id": request.worker_id,
+        "request_id": request.request_id,
+        "now": tx.now,
+    }
+    return tx.all(_ANSWERED, asked)
+
+
+def _note(tx: Transaction, worker: Row, request: ClaimRequest) -> None:
+    """Keep what the worker says about itself, where that is news."""
+    worker_id = request.worker_id
+    if worker["lost"] or tx.now - worker["last_seen"] >= SEEN_AGAIN_SECONDS:
+        tx.run(_TOUCH, {"worker_id": worker_id, "now": tx.now})
+    loaded = {model.key: model.load_seconds for model in request.models}
+    if loaded != load_seconds(worker["models"]):
+        tx.run(_NOTE_MODELS, {"worker_id": worker_id, "models": _models(request.models)})
+    most = worker["offered_memory_mb"], worker["offered_gpu_memory_mb"]
+    offer = (
+        max(most[0], request.memory_available_mb),
+        max(most[1], request.gpu_memory_available_mb),
+    )
+    if offer != most:
+        told = {"worker_id": worker_id, "memory_mb": offer[0], "gpu_memory_mb": offer[1]}
+        tx.run(_NOTE_OFFER, told)
+
+
+def _models(models: Iterable[LoadedModel]) -> str:
+    """As a heartbeat's models are kept."""
+    told = [
+        {
+            "family": model.key.family,
+            "version": model.key.version,
+            "runtime": model.key.runtime,
+            "load_seconds": model.load_seconds,
+            "memory_mb": model.memory_mb,
+            "active_jobs": model.active_jobs,
+        }
+        for model in models
+    ]
+    return json.dumps(told)
+
+
+class _Choice:
+    """The jobs for one claim; `again_in_seconds` is known once they were all taken from it."""
+
+    def __init__(self, tx: Transaction, request: ClaimRequest, fit: Fit) -> None:
+        self.again_in_seconds: float | None = None
+        self._tx = tx
+        self._request = request
+        self._fit = fit
+        self._loaded = {model.key: model for model in request.models}
+        self._peers = WarmPeers(tx, request.worker_id)
+
+    def jobs(self) -> Iterator[Row]:
+        """The best jobs that fit, as many as were asked for and fit into one answer."""
+        heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
+        for lane in self._tx.all(_QUEUED_LANES, {}):
+            model = self._loaded.get(ModelKey(lane["family"], lane["version"], lane["runtime"]))
+            if _fits(lane, self._request, self._fit, model):
+                warm = model is not None
+                rows = self._heads(lane) if warm else self._left_over(lane)
+                heads.append([(_rank(row, self._tx.now, warm=warm), row) for row in rows])
+        room = self._request.max_bytes
+        ranked = merge(*heads, key=lambda head: head[0])
+        for taken, (_, job) in enumerate(islice(ranked, self._request.max_jobs)):
+            room -= job["size_bytes"]
+            if taken and room < 0:
+                return
+            yield job
+
+    def _heads(self, lane: Row, more: int = 0) -> list[Row]:
+        limit = self._request.max_jobs + more
+        return self._tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": limit})
+
+    def _left_over(self, lane: Row) -> list[Row]:
+        """The heads of a lane, less what is left for workers that have its model loaded."""
+        rows = self._heads(lane)
+        if all(self._tx.now - row["available_at"] >= LEFT_TO_WARM_SECONDS for row in rows):
+            return rows
+        room = self._peers.room_for(lane)
+        if not room:
+            return rows
+        rows = [row for row in self._heads(lane, more=room) if not self._is_left(lane, row)]
+        return rows[: self._request.max_jobs]
+
+    def _is_left(self, lane: Row, job: Row) -> bool:
+        seconds = self._peers.seconds_to_leave(lane, job)
+        if seconds <= 0:
+            return False
+        self.again_in_seconds = min(seconds, self.again_in_seconds or seconds)
+        return True
 
 
 def _rank(job: Row, now: float, *, warm: bool) -> tuple[int, int, int]:
@@ -128,22 +185,44 @@ def _rank(job: Row, now: float, *, warm: bool) -> tuple[int, int, int]:
     return -job["priority"], temperature, job["seq"]
 
 
-def _fits(lane: Row, request: ClaimRequest, fit: Fit, *, warm: bool) -> bool:
+def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None) -> bool:
+    """Say whether the worker can run the lane's jobs; `model` is theirs if it is loaded.
+
+    What a submitter asked for is there when the model is loaded. What a job turned out to need
+    must be had: a loaded model adds what it holds, unless it is idle, when that counts as
+    available already. So a job goes not back to the worker that it was too big for.
+    """
     if not fit.offers(lane["runtime"], lane["job_type"]):
         return False
     if not fit.carries(json.loads(lane["tags"])):
         return False
-    return warm or (
-        lane["min_memory_mb"] <= request.memory_available_mb
-        and lane["min_gpu_memory_mb"] <= request.gpu_memory_available_mb
+    if model is not None and not lane["measured"]:
+        return True
+    held = model.memory_mb if model is not None and model.active_jobs else 0
+    memory_mb, gpu_memory_mb = int(lane["min_memory_mb"]), int(lane["min_gpu_memory_mb"])
+    return (
+        memory_mb <= request.memory_available_mb + held
+        and gpu_memory_mb <= request.gpu_memory_available_mb + held
     )
 
 
-def _leased(tx: Transaction, job_id: str) -> LeasedJob:
+def _all_leased(tx: Transaction, chosen: Sequence[Row], max_bytes: int) -> list[LeasedJob]:
+    """The jobs with the rows that there is room for in one answer; the other rows run again."""
+    leased = []
+    room = max_bytes - sum(job["size_bytes"] for job in chosen)
+    for job in chosen:
+        one = _leased(tx, job["job_id"], room)
+        room -= sum(len(row.result.encode()) for row in one.rows)
+        leased.append(one)
+    return leased
+
+
+def _leased(tx: Transaction, job_id: str, room: int) -> LeasedJob:
     row = tx.one(_CLAIMED, {"job_id": job_id})
     assert row is not None
     return LeasedJob(
         job_from_row(row),
         lease_seconds=row["lease_expires_at"] - tx.now,
         time_left_seconds=max(0.001, row["deadline_at"] - tx.now),
+        rows=finished_rows(tx, row, room),
     )

@@ -14,6 +14,7 @@ from ..records import (
     DesiredState,
     HeartbeatRecord,
     Registration,
+    Release,
     WorkerRecord,
 )
 from .attempts import Random, release_attempt
@@ -44,7 +45,7 @@ RETURNING registered_at
 """
 _NEW_INSTANCE = """
 UPDATE workers SET desired_state = :desired, models = '[]', status = 'initializing',
-    status_reason = ''
+    status_reason = '', offered_memory_mb = 0, offered_gpu_memory_mb = 0
 WHERE worker_id = :worker_id
 """
 _HEARTBEAT = """
@@ -113,7 +114,8 @@ def deregister(tx: Transaction, worker_id: str, reason: str, instance_id: str) -
     if was_replaced(tx, worker_id, instance_id):
         return
     for job in tx.all(_HELD, {"worker_id": worker_id}):
-        release_attempt(tx, job, reason or "the worker left")
+        release = Release(job["job_id"], job["attempt"], reason or "the worker left")
+        release_attempt(tx, job, release)
     tx.run("DELETE FROM workers WHERE worker_id = :worker_id", {"worker_id": worker_id})
     tx.topics.add(worker_topic(worker_id))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..notifier import runtime_topic
 from ..records import Reaped
 from ..state_machine import Outcome
-from .attempts import Random, fail_attempt
+from .attempts import Failure, Random, fail_attempt
 from .transaction import Row, Transaction
 from .transitions import JOB_COLUMNS
 
@@ -59,16 +59,7 @@ def lose_attempt(tx: Transaction, job: Row, reason: str, random: Random) -> None
     tx.count("total", "leases_expired", +1)
     tx.measured.leases_expired += 1
     error = f"worker {job['worker_id']} was lost: {reason}"
-    fail_attempt(
-        tx,
-        job,
-        Outcome.LOST,
-        "worker_lost",
-        error,
-        by_nature=True,
-        reported=False,
-        random=random,
-    )
+    fail_attempt(tx, job, Failure(outcome=Outcome.LOST, code="worker_lost", error=error), random)
 
 
 def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped:
@@ -76,16 +67,8 @@ def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped
     rows = tx.all(_OVERDUE, {"before": tx.now - grace_seconds})
     for job in rows:
         error = f"The job did not end within its timeout of {job['timeout_seconds']} s."
-        fail_attempt(
-            tx,
-            job,
-            Outcome.TIMEOUT,
-            "timeout",
-            error,
-            by_nature=True,
-            reported=False,
-            random=random,
-        )
+        failure = Failure(outcome=Outcome.TIMEOUT, code="timeout", error=error)
+        fail_attempt(tx, job, failure, random)
     return Reaped(timed_out=len(rows))
 
 

@@ -2,7 +2,8 @@
 
 `jobs` is narrow because it is rewritten at every step; bulky texts lie in `job_inputs` and
 `job_results`. A *lane* is one combination of what a job demands of a worker: claiming looks at
-the heads of fitting lanes, so its cost does not grow with the backlog.
+the heads of fitting lanes, so its cost does not grow with the backlog. What a `measured` lane
+demands is what its jobs turned out to need, on top of what their submitters asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -40,6 +42,7 @@ lanes = Table(
     Column("min_memory_mb", Integer, nullable=False),
     Column("min_gpu_memory_mb", Integer, nullable=False),
     Column("tags", Text, nullable=False),
+    Column("measured", Boolean, nullable=False, server_default=false()),
 )
 
 jobs = Table(
@@ -84,6 +87,9 @@ jobs = Table(
     Column("error_code", Text),
     Column("error", Text),
     Column("error_retryable", Boolean),
+    Column("engine_crashes", Integer, nullable=False, server_default="0"),
+    Column("row_count", Integer, nullable=False, server_default="0"),
+    Column("void_attempts", Integer, nullable=False, server_default="0"),
     _partial("jobs_queue", "queued", "lane_id", text("priority DESC"), "seq"),
     _partial("jobs_delayed", "delayed", "available_at"),
     _partial("jobs_pending", "status = 'pending'", "seq"),
@@ -168,6 +174,8 @@ workers = Table(
     Column("last_heartbeat", Float, nullable=False),
     Column("last_seen", Float, nullable=False),
     Column("registered_at", Float, nullable=False),
+    Column("offered_memory_mb", Integer, nullable=False, server_default="0"),
+    Column("offered_gpu_memory_mb", Integer, nullable=False, server_default="0"),
 )
 
 actions = Table(

@@ -20,6 +20,7 @@ from ..records import (
     AttemptRef,
     Chunk,
     ChunkAck,
+    Claimed,
     ClaimRequest,
     DesiredState,
     EventPage,
@@ -27,7 +28,6 @@ from ..records import (
     HeartbeatRecord,
     JobFilter,
     JobRecord,
-    LeasedJob,
     NewJob,
     Reaped,
     RefVerdict,
@@ -166,7 +166,7 @@ class SqliteStore:
 
     # ------------------------------------------------ attempts
 
-    async def claim(self, request: ClaimRequest) -> list[LeasedJob]:
+    async def claim(self, request: ClaimRequest) -> Claimed:
         """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
         lease = self._lease_seconds
         return await self._writer.run(
@@ -186,7 +186,7 @@ class SqliteStore:
         return await self._writer.run(lambda tx: attempts.update_status(tx, worker_id, updates))
 
     async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
-        """Append tokens to jobs' logs, each exactly once and in order; one ack per attempt."""
+        """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt."""
         return await self._writer.run(lambda tx: attempts.append_chunks(tx, worker_id, chunks))
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
@@ -195,7 +195,7 @@ class SqliteStore:
         return await self._writer.run(lambda tx: attempts.report(tx, worker_id, reports, random))
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
-        """Give jobs back to the queue at once, without charging a retry."""
+        """Give jobs back to the queue at once, asking for more memory where it was too little."""
         return await self._writer.run(lambda tx: attempts.release(tx, worker_id, releases))
 
     async def reap(self) -> Reaped:
@@ -262,10 +262,10 @@ class SqliteStore:
 
 
 def _release_claimed(
-    worker_id: str, leased: Sequence[LeasedJob]
+    worker_id: str, claimed: Claimed
 ) -> Callable[[Transaction], list[RefVerdict]] | None:
-    if not leased:
+    if not claimed.jobs:
         return None
     reason = "the worker went away before it was given the job"
-    releases = [Release(one.job.job_id, one.job.attempt, reason) for one in leased]
+    releases = [Release(one.job.job_id, one.job.attempt, reason) for one in claimed.jobs]
     return lambda tx: attempts.release(tx, worker_id, releases)

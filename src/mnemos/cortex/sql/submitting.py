@@ -11,28 +11,30 @@ from ..ids import new_id
 from ..notifier import worker_topic
 from ..records import AttemptRef, NewJob, Submitted
 from ..state_machine import RETRYABLE_BY_HAND, JobState
+from .lanes import Demands, lane_of
 from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS, find_job, finish, is_held, note_created, requeue
+from .transitions import (
+    JOB_COLUMNS,
+    find_job,
+    finish,
+    forget_past,
+    is_held,
+    note_created,
+    requeue,
+)
 
 _BY_KEY = """
 SELECT job_id, status, request_hash FROM jobs WHERE idempotency_key = :key
-"""
-_FIND_LANE = "SELECT lane_id FROM lanes WHERE lane_key = :key"
-_ADD_LANE = """
-INSERT INTO lanes (lane_key, runtime, job_type, family, version, min_memory_mb,
-    min_gpu_memory_mb, tags)
-VALUES (:key, :runtime, :job_type, :family, :version, :min_memory_mb, :min_gpu_memory_mb, :tags)
-ON CONFLICT (lane_key) DO UPDATE SET runtime = excluded.runtime
-RETURNING lane_id
 """
 _INSERT_JOB = f"""
 INSERT INTO jobs (job_id, lane_id, status, queued, delayed, job_type, priority, family, version,
     runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags, group_name,
     idempotency_key, request_hash, trace, size_bytes, attempt, retries_used, renewed, next_chunk,
-    cancel_requested, submitted_at, available_at)
+    cancel_requested, submitted_at, available_at, row_count)
 VALUES (:job_id, :lane_id, 'pending', TRUE, FALSE, :job_type, :priority, :family, :version,
     :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags, :group,
-    :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE, 0, FALSE, :now, :now)
+    :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE, 0, FALSE, :now, :now,
+    :row_count)
 RETURNING {JOB_COLUMNS}
 """  # noqa: S608  constants only
 _INSERT_INPUT = """
@@ -53,11 +55,11 @@ FROM workers WHERE worker_id = :worker_id
 
 def submit(tx: Transaction, new_jobs: Sequence[NewJob]) -> list[Submitted]:
     """Store jobs; those whose idempotency key is known are given back instead."""
-    lanes: dict[str, int] = {}
+    lanes: dict[Demands, int] = {}
     return [_submit_one(tx, job, lanes) for job in new_jobs]
 
 
-def _submit_one(tx: Transaction, new: NewJob, lanes: dict[str, int]) -> Submitted:
+def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Submitted:
     if new.idempotency_key is not None:
         known = tx.one(_BY_KEY, {"key": new.idempotency_key})
         if known is not None:
@@ -80,6 +82,7 @@ def _submit_one(tx: Transaction, new: NewJob, lanes: dict[str, int]) -> Submitte
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
         "trace": new.trace,
+        "row_count": new.row_count,
         "size_bytes": len(new.input.encode()) + len(new.runtime_config) + len(new.metadata),
         "now": tx.now,
     }
@@ -106,22 +109,19 @@ def _known_job(new: NewJob, known: Row) -> Submitted:
     return Submitted(known["job_id"], JobState(known["status"]), created=False, conflict=conflict)
 
 
-def _lane_of(tx: Transaction, new: NewJob, tags: str, lanes: dict[str, int]) -> int:
-    needs = {
-        "runtime": new.runtime,
-        "job_type": new.job_type,
-        "family": new.family,
-        "version": new.version,
-        "min_memory_mb": new.min_memory_mb,
-        "min_gpu_memory_mb": new.min_gpu_memory_mb,
-        "tags": tags,
-    }
-    key = json.dumps(list(needs.values()))
-    if key not in lanes:
-        row = tx.one(_FIND_LANE, {"key": key}) or tx.one(_ADD_LANE, {"key": key, **needs})
-        assert row is not None
-        lanes[key] = row["lane_id"]
-    return lanes[key]
+def _lane_of(tx: Transaction, new: NewJob, tags: str, lanes: dict[Demands, int]) -> int:
+    demands = Demands(
+        runtime=new.runtime,
+        job_type=new.job_type,
+        family=new.family,
+        version=new.version,
+        min_memory_mb=new.min_memory_mb,
+        min_gpu_memory_mb=new.min_gpu_memory_mb,
+        tags=tags,
+    )
+    if demands not in lanes:
+        lanes[demands] = lane_of(tx, demands)
+    return lanes[demands]
 
 
 def cancel(tx: Transaction, job_id: str) -> None:
@@ -176,10 +176,11 @@ def add_action(
 
 
 def retry(tx: Transaction, job_id: str) -> None:
-    """Queue an ended job again, with all its retries before it."""
+    """Queue an ended job again, with all its retries before it and nothing of its past."""
     job = find_job(tx, job_id)
     if job is None:
         raise JobNotFoundError(job_id)
     if JobState(job["status"]) not in RETRYABLE_BY_HAND:
         raise ConflictError(f"Job {job_id} cannot be retried: it is {job['status']}.")
+    forget_past(tx, job)
     requeue(tx, job, delay_seconds=0, retries_used=0, message="retried by hand")

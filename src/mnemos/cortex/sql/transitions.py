@@ -7,13 +7,14 @@ from typing import Any
 
 from ..notifier import DELAYED_TOPIC, group_topic, job_topic, runtime_topic
 from ..state_machine import ACTIVE, PHASES, JobState, Outcome, Phase, check_transition
+from .rows import ROW_JOB_TYPES
 from .transaction import Row, Transaction
 
 JOB_COLUMNS = """
     seq, job_id, lane_id, status, queued, delayed, priority, runtime, retry_config, group_name,
     attempt, retries_used, worker_id, renewed, next_chunk, status_message, cancel_requested,
     submitted_at, available_at, started_at, timeout_seconds, size_bytes, lease_expires_at,
-    deadline_at
+    deadline_at, job_type, engine_crashes, row_count, void_attempts
 """
 _BY_ID = f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = :job_id"  # noqa: S608  constants only
 
@@ -50,6 +51,10 @@ INSERT INTO job_events (job_seq, sequence, kind, data, at)
 SELECT :seq, COALESCE(MAX(sequence), -1) + 1, :kind, :data, :now
 FROM job_events WHERE job_seq = :seq
 """
+_FORGET_PAST = """
+UPDATE jobs SET engine_crashes = 0, void_attempts = attempt WHERE seq = :seq
+"""
+_FORGET_RESULT = "DELETE FROM job_results WHERE job_seq = :seq"
 _BEGIN_ATTEMPT = """
 INSERT INTO attempts (job_seq, attempt, worker_id, started_at, reported)
 VALUES (:seq, :attempt, :worker_id, :now, FALSE)
@@ -96,13 +101,20 @@ def acquire(
     }
     tx.run(_TO_ACQUIRED, parameters)
     tx.run(_BEGIN_ATTEMPT, parameters)
-    if job["next_chunk"]:
+    if _begins_again(job):
         reason = job["status_message"] or "the attempt before was given up"
         append_event(tx, job, "restart", _json(attempt=attempt, reason=reason))
     _log_state(tx, job, JobState.ACQUIRED, attempt=attempt, worker_id=worker_id, message="")
     if job["started_at"] is None:
         tx.measured.waits.append(max(0.0, tx.now - job["submitted_at"]))
     return attempt
+
+
+def _begins_again(job: Row) -> bool:
+    """Whether what a reader has is void; finished rows are so only after a retry by hand."""
+    if job["job_type"] in ROW_JOB_TYPES:
+        return bool(job["attempt"]) and job["attempt"] == job["void_attempts"]
+    return bool(job["next_chunk"])
 
 
 def forward(tx: Transaction, job: Row, to: JobState, message: str) -> None:
@@ -134,6 +146,12 @@ def requeue(
     tx.topics.add(DELAYED_TOPIC if delayed else runtime_topic(job["runtime"]))
     attempt = job["attempt"]
     _log_state(tx, job, JobState.PENDING, attempt=attempt, worker_id=None, message=message)
+
+
+def forget_past(tx: Transaction, job: Row) -> None:
+    """Let an ended job begin anew: what earlier attempts brought and did counts no more."""
+    tx.run(_FORGET_PAST, {"seq": job["seq"]})
+    tx.run(_FORGET_RESULT, {"seq": job["seq"]})
 
 
 def finish(

@@ -1,0 +1,114 @@
+"""Which queued jobs are left for a moment to another worker that has their model loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..records import ModelKey
+from .fitting import Fit
+from .transaction import Row, Transaction
+
+LEFT_TO_WARM_SECONDS = 5.0
+"""A job is never left longer than this, nor longer than its model took to load."""
+
+_PEERS = """
+SELECT worker_id, capabilities, tags, models FROM workers
+WHERE NOT lost AND desired_state = 'active' AND status NOT IN ('shutting_down', 'error')
+    AND models != '[]' AND worker_id != :worker_id
+"""
+_HELD = """
+SELECT COUNT(*) AS held FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
+"""
+_LAST_HOLDER = """
+SELECT worker_id FROM attempts WHERE job_seq = :seq AND attempt = :attempt
+"""
+
+
+@dataclass(slots=True)
+class _Peer:
+    worker_id: str
+    fit: Fit
+    load_seconds: Mapping[ModelKey, float]
+    free_slots: int | None = None
+    """Counted when it first matters."""
+
+
+class WarmPeers:
+    """The other workers that have models loaded, seen from one claim.
+
+    They are read when they are first asked for. Each job that is left takes one of the free slots
+    of the worker it is left for, so what is more than those can hold goes to whoever asks.
+    """
+
+    def __init__(self, tx: Transaction, worker_id: str) -> None:
+        self._tx = tx
+        self._worker_id = worker_id
+        self._peers: list[_Peer] | None = None
+
+    def room_for(self, lane: Row) -> int:
+        """How many jobs of the lane could be left for others at most."""
+        return sum(self._free_slots(peer) for peer in self._fitting(lane))
+
+    def seconds_to_leave(self, lane: Row, job: Row) -> float:
+        """How long a job of the lane is still left for others; 0 when anyone may have it."""
+        waited = self._tx.now - float(job["available_at"])
+        if waited >= LEFT_TO_WARM_SECONDS:
+            return 0.0
+        for peer in self._fitting(lane):
+            load_seconds = peer.load_seconds[_model_of(lane)]
+            left = min(LEFT_TO_WARM_SECONDS, load_seconds) - waited
+            free = self._free_slots(peer)
+            if left > 0 and free and not self._has_just_lost(job, peer):
+                peer.free_slots = free - 1
+                return left
+        return 0.0
+
+    def _fitting(self, lane: Row) -> list[_Peer]:
+        if self._peers is None:
+            rows = self._tx.all(_PEERS, {"worker_id": self._worker_id})
+            self._peers = [_read_peer(row) for row in rows]
+        key = _model_of(lane)
+        return [
+            peer
+            for peer in self._peers
+            if key in peer.load_seconds
+            and peer.fit.offers(lane["runtime"], lane["job_type"])
+            and peer.fit.carries(json.loads(lane["tags"]))
+        ]
+
+    def _free_slots(self, peer: _Peer) -> int:
+        if peer.free_slots is None:
+            row = self._tx.one(_HELD, {"worker_id": peer.worker_id})
+            assert row is not None
+            peer.free_slots = max(0, peer.fit.max_concurrent_jobs - int(row["held"]))
+        return peer.free_slots
+
+    def _has_just_lost(self, job: Row, peer: _Peer) -> bool:
+        """A worker that gave a job back, or failed at it, has no claim on the next attempt."""
+        if not job["attempt"]:
+            return False
+        last = self._tx.one(_LAST_HOLDER, {"seq": job["seq"], "attempt": job["attempt"]})
+        return last is not None and last["worker_id"] == peer.worker_id
+
+
+def _read_peer(row: Row) -> _Peer:
+    fit = Fit.of(row["capabilities"], row["tags"])
+    return _Peer(row["worker_id"], fit, load_seconds(row["models"]))
+
+
+def _model_of(lane: Row) -> ModelKey:
+    return ModelKey(lane["family"], lane["version"], lane["runtime"])
+
+
+@lru_cache(maxsize=2048)
+def load_seconds(models: str) -> Mapping[ModelKey, float]:
+    """Read how long each of a worker's loaded models took to load, from the worker's row."""
+    told: list[dict[str, Any]] = json.loads(models)
+    return {
+        ModelKey(one["family"], one["version"], one["runtime"]): float(one.get("load_seconds", 0))
+        for one in told
+    }
