@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from stack import Stack, wait_until
+from stack import Process, Stack, wait_until
 from tiny_stack import finished, running, tiny_job
 from trouble_model import ALLOCATE, HANG, SEGFAULT, install_trouble, write_trouble_model
 
@@ -21,16 +21,20 @@ LONG_TOKENS = 1000
 
 
 def engines_of(worker_pid: int) -> list[psutil.Process]:
-    """The engine processes of a worker."""
-    children = psutil.Process(worker_pid).children(recursive=True)
-    return [child for child in children if "neuron.runtimes.engine_process" in child.cmdline()]
+    """The engines of a worker: the children of its children, which only guard them."""
+    engines = []
+    for guard in psutil.Process(worker_pid).children():
+        try:
+            engines += guard.children()
+        except psutil.NoSuchProcess:
+            continue  # it has just ended
+    return engines
 
 
-def loads(text: str, model: str) -> int:
+def loads(worker: Process, model: str) -> int:
     """How often a model became ready, as the worker's log tells."""
-    family, _, version = model.partition(":")
-    ready = [line for line in text.splitlines() if "model_ready" in line]
-    return sum(f"family={family} " in f"{line} " and f"version={version}" in line for line in ready)
+    entries = [json.loads(line) for line in worker.text().splitlines() if '"model_ready"' in line]
+    return sum(f"{entry['family']}:{entry['version']}" == model for entry in entries)
 
 
 def test_killing_an_engine_under_32_running_jobs_costs_no_job(stack: Stack) -> None:
@@ -97,7 +101,7 @@ def test_allocating_segfaulting_and_hanging_jobs_end_as_dead_letters_alone(
     assert [job["status"] for job in untouched] == ["completed"] * len(well)
     assert [job["attempt"] for job in untouched] == [1] * len(well)
     assert worker.alive, worker.tail()
-    assert loads(worker.text(), "tiny:1") == 1
+    assert loads(worker, "tiny:1") == 1
 
 
 def test_a_stopped_engine_is_ended_and_replaced(stack: Stack) -> None:
@@ -133,7 +137,7 @@ def test_three_models_share_a_worker_that_holds_two(stack: Stack, tiny_model: Pa
         most = max(most, len(engines_of(worker.pid)))
     statuses = {stack.job(job_id)["status"] for job_id in job_ids}
     assert statuses == {"completed"}
-    counted = {version: loads(worker.text(), f"tiny:{version}") for version in "123"}
+    counted = {version: loads(worker, f"tiny:{version}") for version in "123"}
     assert all(counted.values()), counted
     assert sum(counted.values()) < 20, counted
     assert most == 2, "the worker's memory fits two"

@@ -45,7 +45,7 @@ class FakeEngine:
         if errors := self.owner.load_errors.get(self.name):
             raise errors.pop(0)
         self.pid = len(self.owner.loads)
-        self.load_seconds = 0.01
+        self.load_seconds = 0.0
 
     async def generate(
         self, job_input: JobInput, resume: ResumeState | None = None

@@ -211,7 +211,7 @@ class EngineClient:
         """
         if self._process is None:
             return
-        self._stopping = True
+        self._stopping |= not self._is_dead  # what died by itself has a cause to tell
         try:
             if self._control is not None and not self._is_dead:
                 self._control.send(messages.Shutdown())

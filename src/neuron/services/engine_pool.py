@@ -23,6 +23,8 @@ from .runtime_health import RuntimeHealth
 logger = structlog.get_logger(__name__)
 
 FAIRNESS_SECONDS = 10.0
+LINGER_SECONDS = 1.0
+"""An idle model is spared for so long: its next jobs are on their way, and loading costs more."""
 _CRASH_BACKOFF_MAX_SECONDS = 30.0
 _WAITING = "waiting until another model can make room"
 
@@ -35,8 +37,9 @@ class EnginePool:
     Jobs of one model share its engine and its one load. A model that is not resident takes what
     is free, or the room of the least recently used idle ones, never a busy or a pinned one's:
     then it waits, first come first served. Jobs of resident models may pass it for
-    `fairness_seconds`; then the model that has been resident longest takes no more jobs, until
-    there is room. A model without a job for `idle_seconds` goes (0: it stays).
+    `fairness_seconds`; then the model that has been resident longest (at least as long as its
+    loading took) takes no more jobs, until there is room. A model without a job for
+    `idle_seconds` goes (0: it stays).
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class EnginePool:
         max_loaded: int = 8,
         load_timeout_seconds: float = 1800,
         fairness_seconds: float = FAIRNESS_SECONDS,
+        linger_seconds: float = LINGER_SECONDS,
         idle_seconds: float = 0.0,
         pinned: Collection[str] = (),
         health: RuntimeHealth | None = None,
@@ -58,6 +62,7 @@ class EnginePool:
         self._max_loaded = max_loaded
         self._load_timeout = load_timeout_seconds
         self._fairness = fairness_seconds
+        self._linger = linger_seconds
         self._idle_seconds = idle_seconds
         self._pinned = frozenset(pinned)
         self._health = health
@@ -265,8 +270,7 @@ class EnginePool:
                     raise self._too_large(resident, f"{resident.key.model} does not fit")
                 break
             resident.tell(_WAITING)
-            self._evict_one()
-            await self._changed.wait()
+            await self._change_within(self._evict_one(resident))
         resident.state = ResidentState.STARTING
         self._changed.notify()
 
@@ -293,17 +297,37 @@ class EnginePool:
     def _must_yield(self, resident: Resident) -> bool:
         """Whether it takes no more jobs, since another model has waited too long for its room."""
         first = self._first_waiting()
-        if first is None or time.monotonic() - first.waiting_since < self._fairness:
+        if first is None or not self._has_waited_long(first):
             return False
         ready = [r for r in self._residents if r.state is ResidentState.READY and not r.pinned]
-        return resident is min(ready, key=lambda r: r.ready_since, default=None)
+        longest = min(ready, key=lambda r: r.ready_since, default=None)
+        served = time.monotonic() - resident.ready_since
+        return resident is longest and served >= resident.engine.load_seconds
 
-    def _evict_one(self) -> None:
+    def _has_waited_long(self, resident: Resident) -> bool:
+        return time.monotonic() - resident.waiting_since >= self._fairness
+
+    def _evict_one(self, waiting: Resident) -> float | None:
+        """Have one idle model go, unless one goes already; else in how many seconds one may."""
         if any(resident.state is ResidentState.STOPPING for resident in self._residents):
-            return
+            return None
         idle = [resident for resident in self._residents if resident.is_idle]
-        if idle:
-            self._evict(min(idle, key=lambda resident: resident.last_used))
+        oldest = min(idle, key=lambda resident: resident.last_used, default=None)
+        if oldest is None or not self._is_first(waiting):
+            return None
+        spared = oldest.last_used + self._linger - time.monotonic()
+        if spared > 0 and not self._has_waited_long(waiting):
+            return spared
+        self._evict(oldest)
+        return None
+
+    async def _change_within(self, seconds: float | None) -> None:
+        """Return when something has changed, or when the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     async def _evict_all_idle(self) -> bool:
         """Make all the room there is; return whether that is any."""
@@ -326,11 +350,7 @@ class EnginePool:
                 if now - resident.last_used >= self._idle_seconds:
                     self._evict(resident)
             staying = [r.last_used + self._idle_seconds - now for r in idle if r.is_idle]
-            try:
-                async with asyncio.timeout(min(staying, default=None)):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await self._change_within(min(staying, default=None))
 
     def _too_large(self, resident: Resident, words: str) -> ModelTooLargeError:
         on_gpu = resident.main_pools != [RAM]

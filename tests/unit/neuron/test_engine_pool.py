@@ -37,9 +37,11 @@ async def running_pool(
     max_loaded: int = 1,
     memory_mb: int = 10**6,
     sizes: Mapping[str, int] | None = None,
+    linger_seconds: float = 0.0,
     **more: Any,
 ) -> AsyncIterator[EnginePool]:
     """A pool in which a model of family f is taken to need sizes[f] MB before it is loaded."""
+    more["linger_seconds"] = linger_seconds
 
     async def measure(key: EngineKey, folder: Path, budget: MemoryBudget) -> Demand:
         size = (sizes or {}).get(key.family, 1)
@@ -328,6 +330,27 @@ async def test_an_idle_model_goes_after_a_while(engines: FakeEngines) -> None:
         await engines.made[0].wait_closed()
         await settle()
         assert pool.loaded_models == []
+
+
+async def test_an_idle_model_is_spared_for_the_jobs_on_their_way(engines: FakeEngines) -> None:
+    async with (
+        running_pool(engines, linger_seconds=60.0) as pool,
+        asyncio.TaskGroup() as group,
+    ):
+        await use(pool, "a")
+        waiting = group.create_task(use(pool, "b"))
+        await settle()
+        await use(pool, "a")
+        assert engines.loads == ["a:1"]
+        waiting.cancel()
+
+
+async def test_a_spared_model_goes_when_its_time_is_over(engines: FakeEngines) -> None:
+    async with running_pool(engines, linger_seconds=0.02) as pool:
+        await use(pool, "a")
+        await use(pool, "b")
+
+    assert engines.loads == ["a:1", "b:1"]
 
 
 async def test_waiting_models_get_room_in_the_order_they_came(engines: FakeEngines) -> None:
