@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("worker_start", "concurrent_jobs")
+BENCHMARKS = ("worker_start", "concurrent_jobs", "transformers_batching", "vllm_throughput")
 
 
 def main() -> int:
