@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from mnemos.http import ApiError, HttpServer, install_error_handling
 
@@ -46,6 +46,8 @@ class FakeCortex:
         self.submissions = 0
         self.most_unfinished = 0
         self.tokens: dict[str, list[str]] = {}
+        self.rows: dict[str, list[int]] = {}
+        self.workers: list[dict[str, Any]] = []
         self.cut_stream_after: int | None = None
         self._changed = asyncio.Condition()
 
@@ -94,7 +96,7 @@ class FakeCortex:
         return {
             "job_id": f"job_{len(self.jobs):026d}",
             "status": "pending",
-            "job_type": "inference",
+            "job_type": body.get("job_type", "inference"),
             "priority": body.get("priority", 5),
             "model": {"version": "1", "runtime": "transformers", **body["model"]},
             "input": body["input"],
@@ -118,7 +120,10 @@ class FakeCortex:
     async def _finish(self, job: dict[str, Any]) -> None:
         if job["status"] in FINISHED:
             return
-        prompt = job["input"].get("prompt") or job["input"]["messages"][-1]["content"]
+        if job["input"].get("inputs"):
+            prompt = "rows"
+        else:
+            prompt = job["input"].get("prompt") or job["input"]["messages"][-1]["content"]
         job["started_at"] = job["finished_at"] = datetime.now(UTC).isoformat()
         job["attempt"] = 1
         if prompt in self.fail_prompts:
@@ -126,7 +131,8 @@ class FakeCortex:
             job["error"] = {"code": "out_of_memory", "message": "Too big.", "retryable": True}
         else:
             job["status"] = "completed"
-            job["result"] = f"echo: {prompt}"
+            rows = job["input"].get("inputs")
+            job["result"] = [{"result": row} for row in rows] if rows else f"echo: {prompt}"
             job["output_metadata"] = {
                 "tokens_generated": 3,
                 "prompt_tokens": 2,
@@ -252,10 +258,13 @@ def create_app(cortex: FakeCortex) -> FastAPI:
 
     @app.get("/api/v1/workers")
     async def workers() -> Any:
-        return {"workers": []}
+        return {"workers": cortex.workers}
 
     @app.get("/api/v1/workers/{worker_id}")
-    async def worker(worker_id: str) -> JSONResponse:
+    async def worker(worker_id: str) -> Any:
+        for one in cortex.workers:
+            if one["worker_id"] == worker_id:
+                return one
         raise ApiError(404, "worker_not_found", f"There is no worker {worker_id}.")
 
     return app
@@ -270,6 +279,7 @@ def _find(cortex: FakeCortex, job_id: str) -> dict[str, Any]:
 async def _events(cortex: FakeCortex, job: dict[str, Any], after: int) -> AsyncIterator[str]:
     rows: list[tuple[str, dict[str, Any]]] = [("state", {"status": "streaming", "attempt": 1})]
     rows += [("token", {"content": text}) for text in cortex.tokens.get(job["job_id"], [])]
+    rows += [("row", {"index": index}) for index in cortex.rows.get(job["job_id"], [])]
     sent = 0
     for number, (kind, data) in enumerate(rows):
         if number <= after:

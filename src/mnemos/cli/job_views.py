@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ JOB_COLUMNS = [
     Column("job", lambda row: row["job_id"]),
     Column("status", lambda row: row["status"]),
     Column("model", model_name),
+    Column("type", lambda row: _unusual_type(row) or "-"),
     Column("submitted", lambda row: ago(row["submitted_at"])),
     Column("ran", run_time, right=True),
     Column("attempt", lambda row: row["attempt"], right=True),
@@ -55,8 +56,27 @@ def print_job(job: Mapping[str, Any]) -> None:
             ],
         )
     if job.get("result") is not None:
-        result = job["result"]
-        click.echo(f"\n{result if isinstance(result, str) else to_json(result, indent=2)}")
+        unfinished = job["status"] != "completed"
+        click.echo("\nIt had got to:" if unfinished else "")
+        print_result(job)
+
+
+def print_result(job: Mapping[str, Any]) -> None:
+    """A job's answer; of a list, such as rows or choices, each item begins a line."""
+    result = job.get("result")
+    if isinstance(result, str):
+        click.echo(result)
+    elif isinstance(result, list) and not all(isinstance(item, float) for item in result):
+        _print_items(result)
+    elif result is not None:
+        click.echo(to_json(result, indent=2))
+
+
+def _print_items(items: Sequence[Any]) -> None:
+    width = len(str(len(items)))
+    for number, item in enumerate(items):
+        text = "not done" if item is None else item if isinstance(item, str) else to_json(item)
+        click.echo(f"{click.style(str(number).rjust(width), bold=True)}  {text}")
 
 
 def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -72,7 +92,10 @@ def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("worker", job.get("worker_id")),
         ("retries", f"{job.get('retries_used', 0)} used"),
     ]
+    crashes = job.get("engine_crashes")
     optional = (
+        ("type", _unusual_type(job)),
+        ("engines", f"{crashes} died under this job" if crashes else None),
         ("group", job.get("group")),
         ("key", job.get("idempotency_key")),
         ("message", job.get("status_message")),
@@ -84,10 +107,18 @@ def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
     return fields + [(name, value) for name, value in optional if value]
 
 
+def _unusual_type(job: Mapping[str, Any]) -> str:
+    """The job's type where it needs saying."""
+    job_type = str(job.get("job_type") or "inference")
+    return "" if job_type == "inference" else job_type
+
+
 def _question(given: Mapping[str, Any]) -> str:
     for name in ("prompt", "messages", "inputs"):
         if given.get(name) is not None:
             value = given[name]
+            if name == "inputs":
+                return f"{len(value)} rows, the first: {shorten(to_json(value[0]), 150)}"
             return shorten(value if isinstance(value, str) else to_json(value), 200)
     return ""
 

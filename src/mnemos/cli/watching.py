@@ -6,7 +6,6 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -25,28 +24,91 @@ _EXIT_BY_STATUS = {
 }
 
 
-def write_token(text: str) -> None:
-    """Put text on stdout at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class Listener:
+    """What a follower is told of a job; this one says nothing but that an answer starts again."""
+
+    def on_token(self, text: str) -> None:
+        """Take a piece of the answer."""
+
+    def on_state(self, state: dict[str, Any]) -> None:
+        """Take a change of state."""
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        """Take a finished row: its index and its result."""
+
+    def on_restart(self, reason: str) -> None:
+        """Hear that everything before this is void."""
+        note(f"\n[the answer starts again: {reason}]")
 
 
-def ignore_state(_state: dict[str, Any]) -> None:
-    """Say nothing of states."""
+class TokenWriter(Listener):
+    """Puts the answer on stdout, each piece at once."""
+
+    def __init__(self) -> None:
+        self.has_shown_tokens = False
+
+    def on_token(self, text: str) -> None:
+        """Write it and flush."""
+        self.has_shown_tokens = True
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
-async def follow(
-    cortex: CortexClient,
-    job_id: str,
-    *,
-    on_token: Callable[[str], None] = write_token,
-    on_state: Callable[[dict[str, Any]], None] = ignore_state,
-) -> dict[str, Any]:
+class Printer(TokenWriter):
+    """Tells a person how a job goes on: states and rows on stderr, tokens on stdout if wanted."""
+
+    def __init__(self, *, show_tokens: bool) -> None:
+        super().__init__()
+        self._show_tokens = show_tokens
+        self._states = _DimLines()
+        self._rows_done: set[int] = set()
+
+    def on_token(self, text: str) -> None:
+        """Write it, unless only the end is wanted."""
+        if self._show_tokens:
+            super().on_token(text)
+
+    def on_state(self, state: dict[str, Any]) -> None:
+        """Print it, with the rows that are done by then."""
+        message = f": {state['message']}" if state.get("message") else ""
+        worker = f" on {state['worker_id']}" if state.get("worker_id") else ""
+        rows = f", {len(self._rows_done)} rows done" if self._rows_done else ""
+        self._states.say(f"[{state['status']}{worker}{message}{rows}]")
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        """Count it."""
+        self._rows_done.add(row["index"])
+        count = len(self._rows_done)
+        self._states.say(f"[{count} row{'s' if count > 1 else ''} done]")
+
+    def on_restart(self, reason: str) -> None:
+        """Count from nought again."""
+        self._rows_done.clear()
+        super().on_restart(reason)
+
+
+class _DimLines:
+    """Dim lines on stderr; one that only counts on, no oftener than every 3 s."""
+
+    def __init__(self) -> None:
+        self._last_kind = ""
+        self._last_time = 0.0
+
+    def say(self, line: str) -> None:
+        """Print a line unless the person has just read it."""
+        kind = re.sub(r"\d+ (%|rows?)", "", line)
+        now = time.monotonic()
+        if kind == self._last_kind and now - self._last_time < SAME_STATE_SECONDS:
+            return
+        self._last_kind, self._last_time = kind, now
+        note(click.style(line, dim=True))
+
+
+async def follow(cortex: CortexClient, job_id: str, listener: Listener) -> dict[str, Any]:
     """Hand on a job's events until it has ended; gives back the finished job.
 
     A broken connection is taken up after the last event, so that no token is lost or repeated.
-    After a restart of the job, what was handed on before is void: a notice says so. Raises
-    Unreachable once CORTEX has been gone for two minutes. Cancelling leaves the job alone.
+    Raises Unreachable once CORTEX has been gone for two minutes. Cancelling leaves the job alone.
     """
     last_id: str | None = None
     gone_since: float | None = None
@@ -58,7 +120,7 @@ async def follow(
                 if event.event == "end":
                     ended: dict[str, Any] = event.data
                     return ended
-                _hand_on(event.event, event.data, on_token, on_state)
+                _hand_on(event.event, event.data, listener)
         except (Unreachable, TimedOut) as error:
             now = time.monotonic()
             if gone_since is None:
@@ -69,38 +131,15 @@ async def follow(
         await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def _hand_on(
-    kind: str,
-    data: dict[str, Any],
-    on_token: Callable[[str], None],
-    on_state: Callable[[dict[str, Any]], None],
-) -> None:
+def _hand_on(kind: str, data: dict[str, Any], listener: Listener) -> None:
     if kind == "token":
-        on_token(data["content"])
+        listener.on_token(data["content"])
     elif kind == "state":
-        on_state(data)
+        listener.on_state(data)
+    elif kind == "row":
+        listener.on_row(data)
     elif kind == "restart":
-        note(f"\n[the answer starts again: {data.get('reason') or 'a new attempt'}]")
-
-
-class StatePrinter:
-    """Prints states as dim lines on stderr; one that only counts on, no oftener than every 3 s."""
-
-    def __init__(self) -> None:
-        self._last_kind = ""
-        self._last_time = 0.0
-
-    def __call__(self, state: dict[str, Any]) -> None:
-        """Print a state unless the person has just read it."""
-        message = f": {state['message']}" if state.get("message") else ""
-        worker = f" on {state['worker_id']}" if state.get("worker_id") else ""
-        line = f"[{state['status']}{worker}{message}]"
-        kind = re.sub(r"\d+ %", "", line)
-        now = time.monotonic()
-        if kind == self._last_kind and now - self._last_time < SAME_STATE_SECONDS:
-            return
-        self._last_kind, self._last_time = kind, now
-        note(click.style(line, dim=True))
+        listener.on_restart(data.get("reason") or "a new attempt")
 
 
 def exit_code_of(job: dict[str, Any]) -> int:

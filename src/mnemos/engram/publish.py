@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ArtifactRefusedError, EngramError, first_error
+from .files import local_disk_error
 from .formats import detect_format
 from .keys import check_name, check_version
 from .manifest import Manifest, ManifestFile, find_files, hash_files
+from .purposes import Purpose, find_purpose
 from .store import ObjectStore
 
 UPLOADS = 2
@@ -68,6 +70,7 @@ async def push_directory(
     check_version(version)
     found = await asyncio.to_thread(find_files, directory, exclude)
     form = detect_format(file.name for file in found)
+    purpose = await asyncio.to_thread(_find_purpose, directory, [file.name for file in found])
     total = sum(file.size for file in found)
     hashing = _Meter("hashing", total, on_progress)
     manifest = Manifest(tuple(await hash_files(found, hashing.advance)), form)
@@ -76,7 +79,22 @@ async def push_directory(
     prefix = f"{family}/{version}"
     await _upload(store, prefix, directory, manifest, uploading)
     await _remove_strays(store, prefix, manifest)
-    return model_body(manifest, family, version, store.models_bucket, description or Description())
+    told = _with_purpose(description or Description(), purpose)
+    return model_body(manifest, family, version, store.models_bucket, told)
+
+
+def _find_purpose(directory: Path, names: Sequence[str]) -> Purpose:
+    try:
+        return find_purpose(directory, names)
+    except OSError as error:
+        raise local_disk_error("read", Path(error.filename or directory), error) from error
+
+
+def _with_purpose(description: Description, purpose: Purpose) -> Description:
+    """Add what the files say; what a person says goes before it."""
+    capabilities = dict.fromkeys((*description.capabilities, *purpose.capabilities))
+    metadata = {**purpose.metadata, **(description.metadata or {})}
+    return replace(description, capabilities=tuple(capabilities), metadata=metadata)
 
 
 def model_body(

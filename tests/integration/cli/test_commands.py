@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -129,6 +130,130 @@ async def test_chat_answers_one_question(cortex: FakeCortex, url: str) -> None:
     (job,) = cortex.jobs.values()
     assert job["input"]["parameters"] == {"stream": True}
     assert [turn["role"] for turn in job["input"]["messages"]] == ["system", "user"]
+
+
+async def submitted(cortex: FakeCortex, url: str, *words: str) -> dict[str, Any]:
+    """Submit a job with these flags; return it as CORTEX was given it."""
+    result = await mnemos(url, "jobs", "submit", *words)
+    assert result.exit_code == 0, result.stderr
+    return cortex.jobs[result.stdout.strip()]
+
+
+async def test_what_an_answer_may_be_is_said_by_flags(
+    cortex: FakeCortex, url: str, tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    flags = ("--prompt", "Hi", "--json-schema", str(schema), "--adapter", "style:1")
+    job = await submitted(cortex, url, *flags, "-n", "3", "--logprobs", "0")
+    assert job["input"]["parameters"] == {
+        "json_schema": {"type": "object"},
+        "adapter": "style:1",
+        "n": 3,
+        "logprobs": 0,
+    }
+    job = await submitted(cortex, url, "--prompt", "Hi", "--choice", "yes", "--choice", "no")
+    assert job["input"]["parameters"] == {"choice": ["yes", "no"]}
+    job = await submitted(cortex, url, "--prompt", "Hi", "--regex", "a+")
+    assert job["input"]["parameters"] == {"regex": "a+"}
+    job = await submitted(cortex, url, "--prompt", "Hi", "--target", "Ho")
+    assert job["input"]["parameters"] == {"target": "Ho"}
+
+
+async def test_rows_come_from_a_file(cortex: FakeCortex, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('"a"\n\n{"prompt": "b", "reference": "c"}\n')
+    job = await submitted(cortex, url, "--inputs", str(file))
+    assert job["job_type"] == "batch_inference"
+    assert job["input"]["inputs"] == ["a", {"prompt": "b", "reference": "c"}]
+    flags = ("--inputs", str(file), "--job-type", "evaluation", "--metric", "f1")
+    job = await submitted(cortex, url, *flags)
+    assert (job["job_type"], job["input"]["parameters"]) == ("evaluation", {"metrics": ["f1"]})
+    shown = await mnemos(url, "jobs", "show", job["job_id"])
+    assert '2 rows, the first: "a"' in shown.stdout
+    assert '0  {"result": "a"}\n1  {"result": {"prompt": "b"' in shown.stdout
+    listed = await mnemos(url, "jobs", "list")
+    assert "evaluation" in listed.stdout
+    assert "batch_inference" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        ('"a"', ["--prompt", "b"], "Give either --prompt or --inputs."),
+        (None, [], "Give either --prompt or --inputs."),
+        ('"a"\nnot json', [], "line 2: not JSON"),
+        ("\n", [], "holds no row"),
+    ],
+)
+async def test_rows_that_make_no_job_are_2(
+    url: str, tmp_path: Path, content: str | None, flags: list[str], words: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    if content is not None:
+        file.write_text(content)
+        flags = [*flags, "--inputs", str(file)]
+    result = await mnemos(url, "jobs", "submit", *flags)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+async def test_a_schema_that_is_no_json_is_2(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    for content in ("{", "[]"):
+        file.write_text(content)
+        words = ("jobs", "submit", "--prompt", "a", "--json-schema", str(file))
+        assert (await mnemos(url, *words)).exit_code == 2
+
+
+async def test_watch_counts_rows(cortex: FakeCortex, url: str) -> None:
+    body = {"model": {"family": "tiny"}, "job_type": "batch_inference"}
+    job, _ = await cortex.submit({**body, "input": {"inputs": ["a", "b"], "parameters": {}}})
+    cortex.rows[job["job_id"]] = [1, 0]
+    result = await mnemos(url, "jobs", "watch", job["job_id"])
+    assert "[1 row done]" in result.stderr
+    assert result.stdout == '0  {"result": "a"}\n1  {"result": "b"}\n'
+
+
+async def test_show_tells_what_a_stopped_job_had_and_which_engines_died(
+    cortex: FakeCortex, url: str
+) -> None:
+    job, _ = await cortex.submit({"model": {"family": "tiny"}, "input": _prompt("Hi")})
+    job.update(status="cancelled", result="Once upon", engine_crashes=1)
+    shown = await mnemos(url, "jobs", "show", job["job_id"])
+    assert "It had got to:\nOnce upon\n" in shown.stdout
+    assert "1 died under this job" in shown.stdout
+
+
+async def test_workers_say_what_they_lack_and_what_they_have_loaded(
+    cortex: FakeCortex, url: str
+) -> None:
+    loaded = {"family": "tiny", "version": "1", "runtime": "transformers"}
+    cortex.workers = [
+        {
+            "worker_id": "wrk_a",
+            "status": "error",
+            "status_reason": "no disk",
+            "hostname": "host",
+            "capabilities": {
+                "supported_runtimes": ["transformers"],
+                "unavailable_runtimes": {"vllm": "no CUDA"},
+                "max_concurrent_jobs": 2,
+            },
+            "models": [{**loaded, "load_seconds": 3.24, "memory_mb": 300, "active_jobs": 1}],
+            "total_jobs_completed": 0,
+            "total_jobs_failed": 0,
+            "last_heartbeat": "2026-01-01T00:00:00Z",
+            "registered_at": "2026-01-01T00:00:00Z",
+        }
+    ]
+    listed = (await mnemos(url, "workers", "list")).stdout
+    assert "no disk; no vllm: no CUDA" in listed
+    shown = (await mnemos(url, "workers", "show", "wrk_a")).stdout.splitlines()
+    said = [" ".join(line.split()) for line in shown]
+    assert "because no disk" in said
+    assert "no vllm no CUDA" in said
+    assert "tiny:1 transformers 3.2s 300 MB 1" in said
 
 
 async def test_workers_that_are_not_there(url: str) -> None:

@@ -117,6 +117,26 @@ async def test_pickles_are_refused_unless_left_out(
     assert taken.exit_code == 0, taken.stderr
 
 
+async def test_an_adapter_is_published_with_its_base_model(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    words = ("models", "push", str(folder), "--name", "style:1")
+    pushed = await mnemos(genome, tmp_path, *words)
+    assert pushed.exit_code == 0, pushed.stderr
+    shown = await mnemos(genome, tmp_path, "models", "show", "style", "-o", "json")
+    model = json.loads(shown.stdout)
+    assert (model["capabilities"], model["metadata"]) == (["lora"], {"base_model": "org/base"})
+    assert "org/base" in (await mnemos(genome, tmp_path, "models", "show", "style")).stdout
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    refused = await mnemos(genome, tmp_path, "models", "push", str(folder), "--name", "style:2")
+    assert refused.exit_code == 2
+    assert "adapter_model.bin is a pickle" in refused.stderr
+
+
 async def test_genome_not_up_is_5(tmp_path: Path, folder: Path) -> None:
     words = ("models", "push", str(folder), "--name", "mine:1.0")
     result = await mnemos("http://127.0.0.1:1", tmp_path, *words)

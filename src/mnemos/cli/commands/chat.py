@@ -94,12 +94,12 @@ class Conversation:
 
     async def _answer(self, messages: list[dict[str, str]]) -> dict[str, Any]:
         from ..http import CortexClient
-        from ..watching import follow
+        from ..watching import TokenWriter, follow
 
         async with CortexClient(self._cortex_url) as cortex:
             job = await cortex.submit(self._body(messages))
             try:
-                return await follow(cortex, job["job_id"])
+                return await follow(cortex, job["job_id"], TokenWriter())
             except asyncio.CancelledError:
                 with contextlib.suppress(CliError, TimeoutError):
                     async with asyncio.timeout(CANCEL_SECONDS):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ExitCode, UsageFault
-from ..job_views import JOB_COLUMNS, print_job
+from ..errors import ExitCode
+from ..job_bodies import METRICS, job_body
+from ..job_views import JOB_COLUMNS, print_job, print_result
 from ..lazy import SuggestingGroup
 from ..options import DEFAULT_MODEL, cortex_option, output_option
 from ..output import Format, emit_record, emit_rows, note, to_json
-from ..sampling import sampling_options, sampling_parameters
+from ..sampling import answer_options, sampling_options
+
+if TYPE_CHECKING:
+    from ..watching import Listener
 
 STATUSES = (
     "pending",
@@ -26,6 +29,7 @@ STATUSES = (
     "cancelled",
     "timeout",
 )
+JOB_TYPES = ("inference", "batch_inference", "evaluation", "training", "fine_tuning")
 
 
 @click.group("jobs", cls=SuggestingGroup)
@@ -51,8 +55,28 @@ def jobs() -> None:
     metavar="FAMILY[:VERSION]",
     help="The model that answers.",
 )
-@click.option("-p", "--prompt", required=True, help="What is asked; - reads it from stdin.")
+@click.option(
+    "-p", "--prompt", help="What is asked; - reads it from stdin.  [default: none, with --inputs]"
+)
+@click.option(
+    "--inputs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help="The rows of a batch or an evaluation, a line each.  [default: none, with --prompt]",
+)
+@click.option(
+    "--job-type",
+    type=click.Choice(JOB_TYPES),
+    help="What kind of work it is.  [default: batch_inference with --inputs, else inference]",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    multiple=True,
+    help="What an evaluation measures; repeat it.",
+)
 @sampling_options
+@answer_options
 @click.option(
     "--priority",
     type=click.IntRange(1, 10),
@@ -73,21 +97,23 @@ def jobs() -> None:
 @click.option("--wait", is_flag=True, help="Wait for the answer; the exit status mirrors the job.")
 @output_option(listing=True)
 @cortex_option()
-def submit_job(
-    model: str, prompt: str, stream: bool, wait: bool, cortex_url: str, output: Format, **given: Any
-) -> None:
+def submit_job(stream: bool, wait: bool, cortex_url: str, output: Format, **given: Any) -> None:
     """Submit one job and print its id, or its answer.
+
+    With --inputs one job asks every row of a file (a text, or an object with prompt or messages;
+    for an evaluation also with reference). For files of any length there is: mnemos run.
 
     \b
     Examples
       mnemos jobs submit --prompt "Why is the sky blue?"
+      mnemos jobs submit --prompt "Is snow white?" --choice yes --choice no --wait
+      mnemos jobs submit --inputs exam.jsonl --job-type evaluation --metric f1 --wait
       mnemos jobs submit --prompt "Why is the sky blue?" --stream --max-tokens 64
       cat letter.txt | mnemos jobs submit --prompt - --wait -o json
     """
     from ..http import CortexClient, run_async
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    body = _job_body(model, text, stream, given)
+    body = job_body(given, stream=stream)
 
     async def submit() -> dict[str, Any]:
         async with CortexClient(cortex_url) as cortex:
@@ -103,37 +129,12 @@ def submit_job(
         emit_record(job, output, name="job_id")
 
 
-def _job_body(model: str, prompt: str, stream: bool, given: dict[str, Any]) -> dict[str, Any]:
-    from ..names import split_model_name
-
-    if not prompt.strip():
-        raise UsageFault("The prompt is empty.", field="input.prompt")
-    family, version = split_model_name(model)
-    parameters = sampling_parameters(given)
-    if stream:
-        parameters["stream"] = True
-    body: dict[str, Any] = {
-        "model": {"family": family},
-        "input": {"prompt": prompt, "parameters": parameters},
-        "priority": given["priority"],
-        "timeout_seconds": given["timeout_seconds"],
-    }
-    if version:
-        body["model"]["version"] = version
-    if given["runtime"]:
-        body["model"]["runtime"] = given["runtime"]
-    if given["system"]:
-        body["input"]["context"] = given["system"]
-    if given["idempotency_key"]:
-        body["idempotency_key"] = given["idempotency_key"]
-    return body
-
-
 @jobs.command("list")
 @click.option("--status", type=click.Choice(STATUSES), multiple=True, help="May be repeated.")
 @click.option("--model", metavar="FAMILY[:VERSION]", help="Only this model's.")
 @click.option("--worker", "worker_id", help="Only those in this worker's hands.")
 @click.option("--group", help="Only this group's.")
+@click.option("--job-type", type=click.Choice(JOB_TYPES), help="Only those of this type.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 100_000),
@@ -223,7 +224,7 @@ def show_job(job_id: str, cortex_url: str, output: Format) -> None:
 @output_option()
 @cortex_option()
 def watch_job(job_id: str, cortex_url: str, output: Format) -> None:
-    """Print a job's tokens as they come; the exit status mirrors the job.
+    """Print a job's tokens as they come, or count its rows; the exit status mirrors the job.
 
     Ctrl-C only stops watching: the job goes on.
 
@@ -237,49 +238,32 @@ def watch_job(job_id: str, cortex_url: str, output: Format) -> None:
 def _watch(job_id: str, cortex_url: str, output: Format, *, show_tokens: bool) -> None:
     """Follow a job to its end and leave with the status that mirrors it."""
     from ..http import run_async
-    from ..watching import exit_code_of, failure, failure_sentence, write_token
+    from ..watching import Listener, Printer, exit_code_of, failure, failure_sentence
 
     human = output is Format.TABLE
-    shown: list[str] = []
-
-    def on_token(text: str) -> None:
-        shown.append(text)
-        if human and show_tokens:
-            write_token(text)
-
+    listener = Printer(show_tokens=show_tokens) if human else Listener()
     try:
-        job = run_async(_follow(job_id, cortex_url, on_token, tell_states=human))
+        job = run_async(_follow(job_id, cortex_url, listener))
     except KeyboardInterrupt:
         note(f"\nThe job goes on; come back with: mnemos jobs watch {job_id}")
         raise
     if not human:
         emit_record(job, output, name="job_id")
-    elif show_tokens and shown:
+    elif isinstance(listener, Printer) and listener.has_shown_tokens:
         click.echo()
     else:
-        _print_result(job)
+        print_result(job)
     if job["status"] != "completed":
         note(failure_sentence(job) if human else to_json(failure(job).as_json()))
     raise click.exceptions.Exit(exit_code_of(job))
 
 
-async def _follow(
-    job_id: str, cortex_url: str, on_token: Callable[[str], None], *, tell_states: bool
-) -> dict[str, Any]:
+async def _follow(job_id: str, cortex_url: str, listener: Listener) -> dict[str, Any]:
     from ..http import CortexClient
-    from ..watching import StatePrinter, follow, ignore_state
+    from ..watching import follow
 
-    on_state = StatePrinter() if tell_states else ignore_state
     async with CortexClient(cortex_url) as cortex:
-        return await follow(cortex, job_id, on_token=on_token, on_state=on_state)
-
-
-def _print_result(job: dict[str, Any]) -> None:
-    result = job.get("result")
-    if isinstance(result, str):
-        click.echo(result)
-    elif result is not None:
-        click.echo(to_json(result, indent=2))
+        return await follow(cortex, job_id, listener)
 
 
 def _add_action(action: str, done: str, purpose: str) -> None:

@@ -106,11 +106,16 @@ def push_model(
     data_dir: Path,
     output: Format,
 ) -> None:
-    """Publish a folder (config, tokenizer, safetensors) as a version of a model.
+    """Publish a folder as a version of a model.
+
+    A folder holds a model's config, tokenizer and safetensors, or one GGUF file, or a custom
+    model with its signature.json, or a LoRA adapter (adapter_config.json and
+    adapter_model.safetensors), which jobs then name with --adapter. Pickles are refused.
 
     \b
     Examples
       mnemos models push ./my-model --name my-model:1.0
+      mnemos models push ./my-lora --name my-style:1.0
       mnemos models push ./my-model --name my-model:1.0 --replace --description "With fixes"
     """
     from mnemos.engram.publish import Description
@@ -261,9 +266,11 @@ def _print_model(model: Mapping[str, Any]) -> None:
     if len(files) > MOST_FILES_SHOWN:
         more = len(files) - MOST_FILES_SHOWN
         files = [*files[:MOST_FILES_SHOWN], f"and {more} more"]
+    base = model["metadata"].get("base_model")
     print_fields(
         [
             ("model", _name(model)),
+            *([("base model", base)] if base else []),
             ("description", model["description"]),
             ("runtime", model["runtime"]["type"]),
             ("config", model["runtime"]["config"] or ""),

@@ -10,7 +10,17 @@ import click
 from ..errors import ExitCode
 from ..lazy import SuggestingGroup
 from ..options import cortex_option, output_option
-from ..output import Column, Format, ago, emit_record, emit_rows, print_fields, print_table
+from ..output import (
+    Column,
+    Format,
+    ago,
+    duration,
+    emit_record,
+    emit_rows,
+    print_fields,
+    print_table,
+    shorten,
+)
 
 
 @click.group("workers", cls=SuggestingGroup)
@@ -51,6 +61,7 @@ def list_workers(cortex_url: str, output: Format) -> None:
         Column("failed", lambda row: row["total_jobs_failed"], right=True),
         Column("models", lambda row: ", ".join(map(_model_name, row.get("models") or []))),
         Column("heartbeat", lambda row: ago(row["last_heartbeat"])),
+        Column("note", lambda row: shorten(_note(row), 60)),
     ]
     emit_rows(
         run_async(fetch()),
@@ -92,7 +103,7 @@ def _print_worker(found: Mapping[str, Any]) -> None:
     fields: list[tuple[str, object]] = [
         ("worker", found["worker_id"]),
         ("status", found["status"]),
-        ("reason", found.get("status_reason")),
+        *([("because", found["status_reason"])] if found.get("status_reason") else []),
         ("wanted", found.get("desired_state")),
         ("host", f"{found['hostname']} ({found.get('ip_address') or '?'})"),
         ("version", found.get("version")),
@@ -106,8 +117,7 @@ def _print_worker(found: Mapping[str, Any]) -> None:
         ("registered", ago(found["registered_at"])),
         ("running", "\n".join(found.get("current_jobs") or [])),
     ]
-    unavailable = capabilities.get("unavailable_runtimes") or {}
-    fields += [("lacks", f"{name}: {reason}") for name, reason in unavailable.items()]
+    fields += [(f"no {name}", reason) for name, reason in _unavailable(found).items()]
     print_fields(fields)
     if found.get("models"):
         click.echo()
@@ -116,11 +126,22 @@ def _print_worker(found: Mapping[str, Any]) -> None:
             [
                 Column("model", _model_name),
                 Column("runtime", lambda row: row.get("runtime")),
-                Column("load", lambda row: f"{row.get('load_seconds', 0):.1f}s", right=True),
+                Column("loaded in", lambda row: duration(row.get("load_seconds", 0)), right=True),
                 Column("memory", lambda row: f"{row.get('memory_mb', 0)} MB", right=True),
                 Column("jobs", lambda row: row.get("active_jobs", 0), right=True),
             ],
         )
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """What a person should know of a worker at a glance: why it is as it is, what it lacks."""
+    lacks = [f"no {name}: {reason}" for name, reason in _unavailable(row).items()]
+    return "; ".join([*filter(None, [row.get("status_reason")]), *lacks])
+
+
+def _unavailable(row: Mapping[str, Any]) -> Mapping[str, str]:
+    reasons: Mapping[str, str] = (row.get("capabilities") or {}).get("unavailable_runtimes") or {}
+    return reasons
 
 
 def _slots(row: Mapping[str, Any]) -> str:
