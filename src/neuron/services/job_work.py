@@ -112,23 +112,28 @@ class JobWork:
         runtime = parse_runtime(job.model.runtime)
         if reason := self._services.unavailable_runtimes.get(runtime):
             raise RuntimeUnavailableError(reason)
-        adapted = runtime is RuntimeType.VLLM and self._adapter is not None
+        adapted = runtime is RuntimeType.VLLM and self._adapters
         return EngineKey.of(job.model, runtime, {"enable_lora": True} if adapted else None)
 
     @property
-    def _adapter(self) -> str | None:
-        adapter: str | None = self._leased.job.input.parameters.get("adapter")
-        return adapter
+    def _adapters(self) -> list[str]:
+        """The adapters that the job or its rows name."""
+        job_input = self._leased.job.input
+        rows = (row.get("parameters") for row in job_input.inputs or () if isinstance(row, dict))
+        asked = (job_input.parameters, *(each for each in rows if isinstance(each, dict)))
+        named = (parameters.get("adapter") for parameters in asked)
+        return sorted({name for name in named if isinstance(name, str) and ":" in name})
 
     async def run(self) -> JobOutput:
+        """Do it; raises the NeuronError that it failed of."""
         job = self._leased.job
         key = self._engine_key()
         waited_from = self._clock()
         if not self._services.engines.is_warm(key):
             self._tell(JobStatus.LOADING_MODEL, "loading the model")
         job_input = await self._services.references.resolve(job.input)
-        if self._adapter is not None:
-            family, _, version = self._adapter.partition(":")
+        for adapter in self._adapters:
+            family, _, version = adapter.partition(":")
             await self._services.fetch(family, version, self._tell_progress)
         alone = self._leased.engine_crashes >= ALONE_AFTER_CRASHES
         async with self._services.engines.use(key, self._tell_progress, alone=alone) as engine:
