@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from .pytorch_engine.calling import ModelCall
 from .pytorch_engine.loading import LoadedModel, load_model
 from .pytorch_engine.probe import probe
 from .pytorch_engine.requests import RequestReader
+from .pytorch_engine.threads import Threads
 from .runtime_config import check_config
 from .transformers_engine.hardware import memory_mb, respect_cpu_quota
 
@@ -38,7 +38,7 @@ class _Session:
         self.model = model
         self.reader = reader
         self.writer = AnswerWriter(model.name, model.signature)
-        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="rows")
+        self.threads = Threads(threads)
         self.rows_per_call = rows
         self._loop = asyncio.get_running_loop()
         self._ended: dict[Request, asyncio.Future[None]] = {}
@@ -101,7 +101,8 @@ class PyTorchRuntime(BaseRuntime):
             call = ModelCall(model)
             limit = min(parsed.batch_size, self.settings.max_batch_size)
             rows = probe(model, call, parsed, limit)
-            gc.collect()  # what loading leaves behind is large: better now than between two calls
+            gc.collect()  # what loading leaves behind is large: better now than between two calls,
+            gc.freeze()  # and never again: to walk all of torch's objects takes some 100 ms
             return model, call, reader, rows
 
         model, call, reader, rows = await asyncio.to_thread(load)
@@ -117,13 +118,12 @@ class PyTorchRuntime(BaseRuntime):
         session = self._session
         if session is None:
             raise NeuronError("no model is loaded")
-        loop = asyncio.get_running_loop()
         began = time.monotonic()
-        rows = await loop.run_in_executor(session.threads, session.reader.read, job_input)
+        rows = await session.threads.call(session.reader.read, job_input)
         request = Request(rows)
         await session.compute(request)
-        output = await loop.run_in_executor(
-            session.threads, session.writer.write, request, job_input.inputs is None, began
+        output = await session.threads.call(
+            session.writer.write, request, job_input.inputs is None, began
         )
         text = _as_text(output.result) if job_input.sampling.stream else ""
         yield Generation(text, [], output)
@@ -138,7 +138,8 @@ class PyTorchRuntime(BaseRuntime):
         if session is None:
             return
         await asyncio.to_thread(session.batcher.stop)
-        session.threads.shutdown(wait=False, cancel_futures=True)
+        session.threads.close()
+        gc.unfreeze()
         on_gpu = session.model.device.type == "cuda"
         del session
         if on_gpu:
