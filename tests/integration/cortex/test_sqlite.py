@@ -7,15 +7,25 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from cortex_tools import StoreFactory, StoreTools
+from cortex_tools import StoreFactory, StoreTools, TurnableClock
 from sqlalchemy import create_engine
 
 from mnemos.cortex.errors import JobNotFoundError, StartError, StorageUnavailableError
-from mnemos.cortex.records import JobFilter
+from mnemos.cortex.notifier import LocalNotifier
+from mnemos.cortex.records import Chunk, FinishedRow, JobFilter
 from mnemos.cortex.sql.database import DATABASE_NAME, migrate
 from mnemos.cortex.sql.schema import metadata
 from mnemos.cortex.sql.store import SqliteStore
 from mnemos.cortex.sql.transaction import Transaction
+
+_OLD_JOB = """
+INSERT INTO jobs (seq, job_id, lane_id, status, queued, delayed, job_type, priority, family,
+    version, runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags,
+    request_hash, size_bytes, attempt, retries_used, renewed, next_chunk, cancel_requested,
+    submitted_at, available_at)
+VALUES (1, 'job_old', 1, 'pending', TRUE, FALSE, 'batch_inference', 5, 'tiny', '1',
+    'transformers', 300, '{}', 0, 0, '{}', 'hash', 9, 0, 0, FALSE, 0, FALSE, 0, 0)
+"""
 
 
 def description(database: Path) -> dict[str, object]:
@@ -46,6 +56,29 @@ def test_the_migrations_build_the_schema_that_the_code_uses(tmp_path: Path) -> N
     metadata.create_all(engine)
     engine.dispose()
     assert description(tmp_path / "migrated.db") == description(tmp_path / "wanted.db")
+
+
+async def test_a_batch_of_an_older_cortex_knows_its_rows(
+    tmp_path: Path, store_factory: StoreFactory, clock: TurnableClock, notifier: LocalNotifier
+) -> None:
+    (tmp_path / "data").mkdir()
+    migrate(tmp_path / "data" / DATABASE_NAME, "0001")
+    connection = sqlite3.connect(tmp_path / "data" / DATABASE_NAME)
+    lane = (1, "[]", "transformers", "batch_inference", "tiny", "1", 0, 0, "{}")
+    connection.execute("INSERT INTO lanes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", lane)
+    connection.execute(_OLD_JOB)
+    connection.execute("INSERT INTO job_inputs VALUES (1, ?, '{}', '{}')", ['{"inputs":["a","b"]}'])
+    connection.commit()
+    connection.close()
+    async with store_factory() as store:
+        tools = StoreTools(store, clock, notifier)
+        await tools.register()
+        [leased] = await tools.claim()
+        chunks = [Chunk("job_old", 1, n, "", [], FinishedRow(n, "{}")) for n in range(3)]
+        await store.append_chunks("wrk_a", chunks)
+        page = await store.read_events("job_old", 0, 100)
+    assert leased.job.engine_crashes == 0
+    assert sum(event.kind == "row" for event in page.events) == 2
 
 
 async def test_a_second_store_on_the_same_data_is_refused(

@@ -56,15 +56,18 @@ class DirectoryLock:
             self._descriptor = None
 
 
-def migrate(database: Path) -> None:
-    """Bring the schema up to date. Raises StartError when the file is not CORTEX's to use."""
+def migrate(database: Path, revision: str = "head") -> None:
+    """Bring the schema up to date. Raises StartError when the file is not CORTEX's to use.
+
+    Only tests stop at an older `revision`.
+    """
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
     try:
         with _migrating, engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except Exception as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StartError(f"The database {database} cannot be opened: {reason}.") from error
