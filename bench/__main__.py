@@ -6,7 +6,13 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("worker_start", "concurrent_jobs", "transformers_batching", "vllm_throughput")
+BENCHMARKS = (
+    "worker_start",
+    "concurrent_jobs",
+    "cancel_latency",
+    "transformers_batching",
+    "vllm_throughput",
+)
 
 
 def main() -> int:
