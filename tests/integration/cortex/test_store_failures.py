@@ -1,4 +1,4 @@
-"""The behaviour of every store, part 6: engines that die, and jobs too big for their worker."""
+"""The behaviour of every store, part 7: engines that die, and jobs too big for their worker."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ from mnemos.cortex.records import (
     AttemptRef,
     Chunk,
     Fence,
+    FinishedRow,
     JobFilter,
-    Release,
+    LoadedModel,
+    ModelKey,
     Report,
     StatusUpdate,
 )
@@ -60,13 +62,25 @@ class Chaos:
             group=self.random.choice(["g", "h", None]),
             max_retries=self.random.randint(0, 2),
             timeout_seconds=self.random.choice([10, 300]),
+            job_type=self.random.choice(["inference", "batch_inference"]),
+            row_count=3,
         )
         await self.tools.store.submit([new])
         self.jobs.append(new.job_id)
 
     async def claim(self) -> None:
         worker_id = self.random.choice(WORKERS)
-        leased = await self.tools.claim(worker_id, max_jobs=self.random.randint(1, 3))
+        loaded = self.random.sample("abc", self.random.randint(0, 2))
+        leased = await self.tools.claim(
+            worker_id,
+            max_jobs=self.random.randint(1, 3),
+            models=[LoadedModel(ModelKey(name, "1", "transformers"), 30) for name in loaded],
+            memory_available_mb=self.random.choice([0, 100]),
+        )
+        for one in leased:
+            indexes = [row.index for row in one.rows]
+            assert indexes == sorted(set(indexes))
+            assert set(indexes) <= set(range(3))
         refs = (AttemptRef(one.job.job_id, one.job.attempt) for one in leased)
         self.refs += [(worker_id, ref) for ref in refs]
 
@@ -81,6 +95,8 @@ class Chaos:
             status=status,
             result="1",
             error="no",
+            error_code=self.random.choice(["internal", "engine_crashed"]),
+            engine_jobs=self.random.randint(0, 2),
             retryable=self.random.random() < 0.7,
         )
         [verdict] = await self.tools.store.report(worker_id, [said])
@@ -96,12 +112,16 @@ class Chaos:
         status = self.random.choice([JobState.LOADING_MODEL, JobState.EXECUTING])
         await store.update_status(worker_id, [StatusUpdate(ref.job_id, ref.attempt, status)])
         number = self.random.randint(0, 2)
-        await store.append_chunks(worker_id, [Chunk(ref.job_id, ref.attempt, number, "t", [1])])
+        row = FinishedRow(self.random.randint(0, 4), "{}")
+        brought = self.random.choice([("t", [1], None), ("", [], row)])
+        await store.append_chunks(worker_id, [Chunk(ref.job_id, ref.attempt, number, *brought)])
 
     async def release(self) -> None:
         if self.refs:
             worker_id, ref = self.random.choice(self.refs)
-            await self.tools.store.release(worker_id, [Release(ref.job_id, ref.attempt)])
+            needs = {"min_memory_mb": self.random.choice([0, 50, 100])}
+            release = self.tools.handed_back(ref.job_id, ref.attempt, **needs)
+            await self.tools.store.release(worker_id, [release])
 
     async def cancel(self) -> None:
         if self.random.random() < 0.1:

@@ -1,4 +1,4 @@
-"""The behaviour of every store, part 5: rows of batches, and what ended jobs had got to."""
+"""The behaviour of every store, part 6: rows of batches, and what ended jobs had got to."""
 
 from __future__ import annotations
 

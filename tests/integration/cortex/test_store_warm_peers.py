@@ -1,4 +1,4 @@
-"""The behaviour of every store, part 7: jobs left for a worker that has their model loaded."""
+"""The behaviour of every store, part 8: jobs left for a worker that has their model loaded."""
 
 from __future__ import annotations
 
@@ -130,6 +130,19 @@ async def test_a_warm_worker_that_may_not_take_it_is_not_waited_for(tools: Store
     await tools.register("wrk_cold", tags={"zone": "b"})
     job_id = await tools.submit(tags={"zone": "b"})
     assert ids(await ask(tools, "wrk_cold")) == [job_id]
+
+
+async def test_a_warm_worker_too_small_for_a_job_is_not_waited_for(tools: StoreTools) -> None:
+    models = await warm_and_cold(tools)
+    job_id = await tools.submit()
+    await tools.register("wrk_a")
+    tools.clock.turn(5)
+    await tools.claim()
+    release = tools.handed_back(job_id, 1, min_memory_mb=1000)
+    await tools.store.release("wrk_a", [release])
+    assert ids(await ask(tools, "wrk_cold", memory_available_mb=999)) == []
+    await ask(tools, "wrk_warm", models=models, memory_available_mb=999)
+    assert ids(await ask(tools, "wrk_cold", memory_available_mb=1000)) == [job_id]
 
 
 async def test_a_worker_that_handed_a_job_back_has_no_claim_on_it(tools: StoreTools) -> None:

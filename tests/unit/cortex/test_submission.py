@@ -307,6 +307,10 @@ GOOD = {"prompt": "1+1?", "reference": "2"}
         (rows(GOOD, parameters={"target": "a"}), "input.inputs[0].parameters.target: an eval"),
         (rows(GOOD, parameters={"metrics": []}), "input.parameters.metrics: "),
         (rows(GOOD, parameters={"metrics": ["bleu"]}), "input.parameters.metrics.0: "),
+        (
+            rows({**GOOD, "reference": ["", "a"]}, parameters={"metrics": ["perplexity"]}),
+            "input.inputs[0].reference: an empty text has no perplexity.",
+        ),
         (rows("a", 5, job_type="batch_inference"), "input.inputs[1]: must be a text or an object."),
         (rows("", job_type="batch_inference"), "input.inputs[0]: must be a text or an object."),
         (rows(GOOD, job_type="batch_inference"), "input.inputs[0].reference: is not a known"),

@@ -15,7 +15,10 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_ID_CHARS = 1024
 MAX_DEPTH = 64
 SAMPLING_WORDS = frozenset(
-    {"max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "raw"}
+    {
+        *("max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed", "raw"),
+        *("logprobs", "json_schema", "regex", "adapter"),
+    }
 )
 """Parameters that people like to write beside the prompt instead of inside `parameters`."""
 

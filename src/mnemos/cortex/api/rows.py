@@ -65,6 +65,9 @@ def _check_evaluated(row: Any, runtime: str, job: JobSubmit, place: Sequence[str
         # Its other fields are the model's own; a prompt stands in for them here.
         row = {"prompt": "-", "reference": row.get("reference")}
     _check_text_row(EvaluationRow, row, job, place)
+    first = row["reference"] if isinstance(row["reference"], str) else row["reference"][0]
+    if not first and "perplexity" in job.input.parameters.get("metrics", ()):
+        raise _refused((*place, "reference"), "an empty text has no perplexity")
     parameters = _sampling_of(job) | _own_parameters(row)
     for name, what in (("n", "scores one answer for a row"), ("target", "scores the reference")):
         if parameters.get(name) not in (None, 1):

@@ -16,7 +16,8 @@ LEFT_TO_WARM_SECONDS = 5.0
 """A job is never left longer than this, nor longer than its model took to load."""
 
 _PEERS = """
-SELECT worker_id, capabilities, tags, models FROM workers
+SELECT worker_id, capabilities, tags, models, offered_memory_mb, offered_gpu_memory_mb
+FROM workers
 WHERE NOT lost AND desired_state = 'active' AND status NOT IN ('shutting_down', 'error')
     AND models != '[]' AND worker_id != :worker_id
 """
@@ -33,6 +34,8 @@ class _Peer:
     worker_id: str
     fit: Fit
     load_seconds: Mapping[ModelKey, float]
+    memory_mb: int
+    gpu_memory_mb: int
     free_slots: int | None = None
     """Counted when it first matters."""
 
@@ -72,13 +75,7 @@ class WarmPeers:
             rows = self._tx.all(_PEERS, {"worker_id": self._worker_id})
             self._peers = [_read_peer(row) for row in rows]
         key = _model_of(lane)
-        return [
-            peer
-            for peer in self._peers
-            if key in peer.load_seconds
-            and peer.fit.offers(lane["runtime"], lane["job_type"])
-            and peer.fit.carries(json.loads(lane["tags"]))
-        ]
+        return [peer for peer in self._peers if key in peer.load_seconds and _may_take(peer, lane)]
 
     def _free_slots(self, peer: _Peer) -> int:
         if peer.free_slots is None:
@@ -97,7 +94,24 @@ class WarmPeers:
 
 def _read_peer(row: Row) -> _Peer:
     fit = Fit.of(row["capabilities"], row["tags"])
-    return _Peer(row["worker_id"], fit, load_seconds(row["models"]))
+    return _Peer(
+        row["worker_id"],
+        fit,
+        load_seconds(row["models"]),
+        memory_mb=row["offered_memory_mb"],
+        gpu_memory_mb=row["offered_gpu_memory_mb"],
+    )
+
+
+def _may_take(peer: _Peer, lane: Row) -> bool:
+    """Whether the peer could run the lane's jobs, by all that it ever offered."""
+    if not peer.fit.offers(lane["runtime"], lane["job_type"]):
+        return False
+    if not peer.fit.carries(json.loads(lane["tags"])):
+        return False
+    needs = int(lane["min_memory_mb"]), int(lane["min_gpu_memory_mb"])
+    has_room = needs[0] <= peer.memory_mb and needs[1] <= peer.gpu_memory_mb
+    return has_room or not lane["measured"]
 
 
 def _model_of(lane: Row) -> ModelKey:
