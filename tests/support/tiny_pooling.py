@@ -8,7 +8,7 @@ from typing import Any
 
 LABELS = {0: "sad", 1: "glad", 2: "neither"}
 _CONTEXT = 64
-_WORDS = "the a quick brown fox dog jumps over lazy hello world good bad day . ,".split()
+_WORDS = "the|a|quick|brown|fox|dog|jumps|over|lazy|hello|world|good|bad|day|.|,"
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -69,8 +69,8 @@ def _write_tokenizer(directory: Path) -> int:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: at for at, word in enumerate((*_SPECIAL, *_WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    vocabulary = {word: at for at, word in enumerate((*_SPECIAL, *_WORDS.split("|")))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -79,11 +79,11 @@ def _write_tokenizer(directory: Path) -> int:
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="[UNK]",  # noqa: S106
-        pad_token="[PAD]",  # noqa: S106
-        cls_token="[CLS]",  # noqa: S106
-        sep_token="[SEP]",  # noqa: S106
-        mask_token="[MASK]",  # noqa: S106
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
         model_max_length=_CONTEXT,
     )
     fast.save_pretrained(directory)

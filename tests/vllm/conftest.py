@@ -13,6 +13,8 @@ import psutil
 import pytest
 import pytest_asyncio
 from tiny_llama import build_tiny_llama
+from tiny_lora import build_tiny_lora
+from tiny_pooling import build_tiny_classifier, build_tiny_embedder
 
 from neuron.models.runtime import RuntimeType
 from neuron.runtimes.base import EngineSettings
@@ -40,10 +42,17 @@ def small_cache() -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model cache that holds tiny:1, and tiny:small-heads, which vLLM cannot run on a CPU."""
+    """A model cache that holds tiny:1, and tiny:small-heads, which vLLM cannot run on a CPU.
+
+    There are adapters for tiny:1 too, and models that read texts: tiny:embeds, tiny:classifies.
+    """
     root = tmp_path_factory.mktemp("models")
     build_tiny_llama(root / "tiny" / "1", hidden_size=128, context=CONTEXT)
     build_tiny_llama(root / "tiny" / "small-heads")
+    build_tiny_embedder(root / "tiny" / "embeds")
+    build_tiny_classifier(root / "tiny" / "classifies")
+    for seed in (1, 2, 3):
+        build_tiny_lora(root / "lora" / str(seed), seed=seed)
     return root
 
 
@@ -65,6 +74,33 @@ def make_client(folder: Path, version: str = "1", **config: Any) -> EngineClient
 async def engine(cache: Path) -> AsyncIterator[EngineClient]:
     """One engine with tiny:1 for all tests that leave it as it was."""
     client = make_client(cache)
+    await client.start(180)
+    yield client
+    await client.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def adaptable(cache: Path) -> AsyncIterator[EngineClient]:
+    """tiny:1 with room for two adapters in a batch."""
+    client = make_client(cache, enable_lora=True, max_loras=2)
+    await client.start(180)
+    yield client
+    await client.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def embedder(cache: Path) -> AsyncIterator[EngineClient]:
+    """tiny:embeds, which vLLM knows for what it is."""
+    client = make_client(cache, "embeds")
+    await client.start(180)
+    yield client
+    await client.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def classifier(cache: Path) -> AsyncIterator[EngineClient]:
+    """tiny:classifies, asked for by its task."""
+    client = make_client(cache, "classifies", task="classify")
     await client.start(180)
     yield client
     await client.stop()

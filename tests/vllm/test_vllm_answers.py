@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from asking import collect, collect_all, job
 
 from neuron.errors import InvalidInputError
-from neuron.models.job import ChatMessage, JobInput, JobOutput, ResumeState
+from neuron.models.job import ChatMessage, JobInput, ResumeState
 from neuron.runtimes.base import EngineSettings
 from neuron.runtimes.engine_client import EngineClient
 from neuron.runtimes.transformers_runtime import TransformersRuntime
@@ -28,31 +29,6 @@ PROMPTS = [
     "x " * 40,
     "Count to ten.",
 ]
-
-
-def job(prompt: str, **parameters: Any) -> JobInput:
-    return JobInput(prompt=prompt, parameters={"temperature": 0, "max_tokens": 24, **parameters})
-
-
-async def collect(
-    runtime: EngineClient | TransformersRuntime, one: JobInput, resume: ResumeState | None = None
-) -> tuple[str, list[int], JobOutput]:
-    text, tokens = "", list[int]()
-    async with aclosing(runtime.generate(one, resume)) as generations:
-        async for piece in generations:
-            text += piece.text
-            tokens += piece.token_ids
-            if piece.output is not None:
-                return text, tokens, piece.output
-    raise AssertionError("no output")
-
-
-async def collect_all(
-    runtime: EngineClient, jobs: list[JobInput]
-) -> list[tuple[str, list[int], JobOutput]]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(collect(runtime, one)) for one in jobs]
-    return [task.result() for task in tasks]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

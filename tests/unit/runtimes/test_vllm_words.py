@@ -10,6 +10,7 @@ import pytest
 
 from neuron.errors import (
     ArtifactCorruptError,
+    EngineCrashedError,
     InsufficientResourcesError,
     InvalidInputError,
     NeuronError,
@@ -20,7 +21,7 @@ from neuron.models.runtime import VLLMConfig
 from neuron.models.sampling import SamplingParameters
 from neuron.runtimes.vllm_engine.arguments import check_files, cpu_arguments, engine_arguments
 from neuron.runtimes.vllm_engine.children import ChildFailure
-from neuron.runtimes.vllm_engine.failures import core_death, load_error
+from neuron.runtimes.vllm_engine.failures import adapter_error, core_death, load_error
 from neuron.runtimes.vllm_engine.sampling import sampling_arguments
 
 
@@ -35,10 +36,41 @@ def test_every_field_of_the_config_reaches_vllm() -> None:
         max_num_batched_tokens=99,
         trust_remote_code=True,
         quantization="fp8",
+        task="classify",
+        enable_lora=True,
+        max_loras=7,
+        max_lora_rank=64,
     )
     arguments = engine_arguments(Path("/models/a"), "a:1", config)
-    assert config.model_dump().items() <= arguments.items()
+    assert config.model_dump(exclude={"task"}).items() <= arguments.items()
+    assert arguments["runner"] == "pooling"
     assert arguments["load_format"] == "safetensors"
+
+
+def test_room_for_adapters_is_kept_only_where_it_is_asked_for() -> None:
+    assert "enable_lora" not in engine_arguments(Path(), "a:1", VLLMConfig(max_loras=2))
+    config = VLLMConfig(max_loras=2, enable_lora=True)
+    on_a_cpu = cpu_arguments(config, fast_bfloat16=True, free_bytes=2**30)
+    assert on_a_cpu["max_loras"] == 3  # one for requests without an adapter
+
+
+def test_what_a_worker_says_of_an_adapter_is_cut_to_its_reason() -> None:
+    raised = Exception(
+        "Call to add_lora method failed: Worker failed with error 'vLLM does not yet support "
+        "DoRA.', please check the stack trace above for the root cause"
+    )
+    error = adapter_error("lora:1#7", raised)
+    assert isinstance(error, InvalidInputError)
+    assert error.message == "vLLM cannot run the adapter lora:1: vLLM does not yet support DoRA."
+    lacking = adapter_error("lora:1#7", Exception("CUDA out of memory."))
+    assert isinstance(lacking, OutOfMemoryError)
+
+
+def test_a_core_that_died_while_it_was_tried_out_is_told_by_its_cause() -> None:
+    died = EngineCrashedError("the core died")
+    error = load_error("a:1", died, ChildFailure("ValueError", "head_dim=16 is not supported"))
+    assert isinstance(error, InvalidInputError)
+    assert "head_dim=16" in error.message
 
 
 def test_a_quantization_that_vllm_dropped_is_refused() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ...errors import ArtifactCorruptError, InvalidInputError
 
@@ -52,6 +54,13 @@ class BaseModel:
             for key, shape in tensor_shapes(file, name).items():
                 self._learn(key, shape)
 
+    @property
+    def projection(self) -> str:
+        """The last name of some module that can have an adapter."""
+        dense = sorted(place for place in self._modules if _EXPERTS not in place)
+        chosen = next((place for place in dense if place.endswith("_proj")), dense[0])
+        return chosen.rpartition(".")[2]
+
     def check(self, adapter: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """See that each tensor of an adapter has its place in this model.
 
@@ -87,7 +96,12 @@ def check_adapter(folder: Path, name: str, base: BaseModel, max_rank: int) -> No
         ArtifactCorruptError: files are missing or cannot be read.
         InvalidInputError: it is pickled, or not for this model, or larger than its engine allows.
     """
-    _check_rank(name, _config(folder, name), max_rank)
+    ranks = _ranks(name, _config(folder, name))
+    if max(ranks) > max_rank:
+        raise InvalidInputError(
+            f"{name} has rank {max(ranks)} and its engine takes up to {max_rank}: "
+            "raise max_lora_rank in the job's runtime_config"
+        )
     if not (folder / WEIGHTS).is_file():
         if any((folder / pickle).is_file() for pickle in _PICKLES):
             raise InvalidInputError(
@@ -98,6 +112,25 @@ def check_adapter(folder: Path, name: str, base: BaseModel, max_rank: int) -> No
     if not any(".lora_" in key for key in shapes):
         raise InvalidInputError(f"{name} is no LoRA adapter: {WEIGHTS} holds no lora_ tensors")
     base.check(name, shapes)
+    for place, half, shape in _halves(shapes):
+        if (rank := shape[0 if half == "A" else 1]) not in ranks:
+            raise InvalidInputError(f"{name}: {CONFIG} knows no rank {rank}, which {place} has")
+
+
+def write_idle_adapter(folder: Path, base: BaseModel) -> None:
+    """Write an adapter that changes nothing: its one module is nowhere in the model.
+
+    vLLM wants one, with a last name that it knows.
+    """
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": []}
+    (folder / CONFIG).write_text(json.dumps(config))
+    module = f"base_model.model.idle.{base.projection}"
+    nothing = np.zeros((1, 1), np.float32)
+    save_file(
+        {f"{module}.lora_{half}.weight": nothing for half in "AB"},
+        folder / WEIGHTS,
+    )
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:
@@ -114,15 +147,11 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     return config
 
 
-def _check_rank(name: str, config: Mapping[str, Any], max_rank: int) -> None:
+def _ranks(name: str, config: Mapping[str, Any]) -> set[int]:
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     if any(not isinstance(rank, int) or rank < 1 for rank in ranks):
         raise InvalidInputError(f"{name}: {CONFIG} gives no rank (r) above 0")
-    if max(ranks) > max_rank:
-        raise InvalidInputError(
-            f"{name} has rank {max(ranks)} and its engine takes up to {max_rank}: "
-            "raise max_lora_rank in the job's runtime_config"
-        )
+    return set(ranks)
 
 
 def _halves(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str, tuple[int, ...]]]:

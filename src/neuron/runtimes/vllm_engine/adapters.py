@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from vllm.lora.request import LoRARequest
 
 from ...errors import InvalidInputError
 from ...models.runtime import VLLMConfig
-from .adapter_files import CONFIG, WEIGHTS, BaseModel, check_adapter
+from .adapter_files import CONFIG, WEIGHTS, BaseModel, check_adapter, write_idle_adapter
 
 _Version = tuple[str, tuple[tuple[int, int], ...]]
 """An adapter's name, and when its files were written and how large they are."""
@@ -21,22 +22,27 @@ class Adapters:
     and reads others again when they are asked for, so the files must stay where they are.
     """
 
-    def __init__(self, folder: Path, name: str, cache: Path, config: VLLMConfig) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, name: str, cache: Path, config: VLLMConfig, *, is_cpu: bool
+    ) -> None:
         self._model = name
         self._cache = cache
         self._config = config
-        self._base: BaseModel | None = None
+        self._base = BaseModel(folder, name) if config.enable_lora else None
         self._known: dict[_Version, LoRARequest] = {}
+        self._idle = _idle_adapter(self._base) if is_cpu and self._base is not None else None
 
-    def find(self, name: str) -> LoRARequest:
-        """The adapter, its files checked; blocks.
+    def find(self, name: str | None) -> LoRARequest | None:
+        """The adapter, its files checked, or what stands for none; blocks.
 
         Raises:
             InvalidInputError: this engine or this model cannot run it.
             ArtifactCorruptError: its files are not there, or not whole.
         """
-        if not self._config.enable_lora:
+        return self._idle if name is None else self._named(name)
+
+    def _named(self, name: str) -> LoRARequest:
+        if self._base is None:
             raise InvalidInputError(
                 f"adapter: {self._model} was loaded without room for adapters: "
                 'say "enable_lora": true in the job\'s runtime_config'
@@ -44,8 +50,6 @@ class Adapters:
         folder = self._folder_of(name)
         version = (name, _stamps(folder))
         if version not in self._known:
-            if self._base is None:
-                self._base = BaseModel(self._folder, self._model)
             check_adapter(folder, name, self._base, self._config.max_lora_rank)
             self._known[version] = self._request(name, folder)
         return self._known[version]
@@ -58,9 +62,18 @@ class Adapters:
         return folder
 
     def _request(self, name: str, folder: Path) -> LoRARequest:
-        number = len(self._known) + 1
+        number = len(self._known) + 2
         # vLLM tells adapters, and the prefixes they were read with, apart by these names.
         return LoRARequest(f"{name}#{number}", number, str(folder))
+
+
+def _idle_adapter(base: BaseModel) -> LoRARequest:
+    """What a request without an adapter gets on a CPU: there vLLM 0.32 gives it the adapter
+    that is in its last place, when others in the batch have one.
+    """
+    folder = Path(tempfile.gettempdir()) / "idle-adapter"
+    write_idle_adapter(folder, base)
+    return LoRARequest("idle#1", 1, str(folder))
 
 
 def _stamps(folder: Path) -> tuple[tuple[int, int], ...]:

@@ -55,8 +55,7 @@ class Answering:
         row = self.row
         if self.adapter is not None:
             await self.core.add_adapter(self.adapter)
-        if self.scores is not None and row.tokens:
-            await score_tokens(self.core, row.prompt, row.tokens, self.scores, self.adapter)
+        await self._score_resumed()
         if row.finish_reason is not None:  # the earlier attempt had got to the end
             yield Generation(row.take()[0], [], self._output(None))
             return
@@ -64,7 +63,7 @@ class Answering:
         async with aclosing(outputs):
             async for output in outputs:
                 if self._take_in(output):
-                    await self._check_whole()
+                    await self._finish_guided()
                     yield Generation(*row.take(), self._output(output.num_cached_tokens))
                     return
                 yield Generation(*row.take())
@@ -83,18 +82,30 @@ class Answering:
             if self.row.finish_reason is not None:
                 self.row.timing.finished = now
                 break
-        if self.scores is not None:
+        if self.scores is not None and self.guiding is None:
             new = self.row.tokens[before:]
             self.scores.add(new, drawn.logprobs[: len(new)])
         return self.row.finish_reason is not None
 
-    async def _check_whole(self) -> None:
-        """See that a guided answer is all that was asked for, unless the job cut it short."""
+    async def _score_resumed(self) -> None:
+        """Score the tokens that an earlier attempt drew."""
+        row = self.row
+        if self.scores is not None and row.tokens:
+            await score_tokens(self.core, row.prompt, row.tokens, self.scores, self.adapter)
+
+    async def _finish_guided(self) -> None:
+        """See that a guided answer is all that was asked for, unless the job cut it short.
+
+        Its tokens are scored once it is there: vLLM tells what a guide has left of them.
+        """
         row, guiding = self.row, self.guiding
-        if guiding is None or row.tokens[-1] not in self.end_tokens:
+        if guiding is None:
             return
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(guiding.thread, guiding.check_whole, row.tokens[:-1])
+        if row.tokens[-1] in self.end_tokens:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(guiding.thread, guiding.check_whole, row.tokens[:-1])
+        if self.scores is not None:
+            await score_tokens(self.core, row.prompt, row.tokens, self.scores, self.adapter)
 
     def _sampling(self) -> SamplingParams:
         row, parameters = self.row, self.row.parameters
@@ -109,7 +120,7 @@ class Answering:
                 end_tokens=sorted({*ends, *stops}),
                 resumed=row.tokens,
             ),
-            logprobs=parameters.logprobs,
+            logprobs=None if guided else parameters.logprobs,
             structured_outputs=None if self.guiding is None else self.guiding.params,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,

@@ -80,6 +80,8 @@ def cpu_arguments(config: VLLMConfig, *, fast_bfloat16: bool, free_bytes: int) -
     arguments: dict[str, Any] = {"enforce_eager": True}
     if config.dtype == "auto" and not fast_bfloat16:
         arguments["dtype"] = "float32"
+    if config.enable_lora:
+        arguments["max_loras"] = config.max_loras + 1  # one is for requests without an adapter
     if not os.environ.get(KV_CACHE_VARIABLE):
         share = int(free_bytes * config.gpu_memory_utilization)
         arguments["kv_cache_memory_bytes"] = min(_CPU_CACHE_BYTES, share)

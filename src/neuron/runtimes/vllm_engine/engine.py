@@ -95,10 +95,10 @@ class VLLMEngine:
         self.vocabulary = int(self._model_config.get_vocab_size())
         self._end_tokens = _end_tokens(self._model_config, self._tokenizer)
         self._prompts = PromptBuilder(self._tokenizer, name, self.context_tokens)
-        self._texts = PoolingPrompts(self._tokenizer, name, self.context_tokens)
+        self._texts = PoolingPrompts(self._tokenizer, folder, name, self.context_tokens)
         self._tokens = _Tokens(self._tokenizer)
         self._guides = Guides(self._tokenizer, name, self.vocabulary)
-        self._adapters = Adapters(folder, name, cache, config)
+        self._adapters = Adapters(folder, name, cache, config, is_cpu=self.is_cpu)
         self._pooling_task: Task | None = None
 
     @property
@@ -132,7 +132,10 @@ class VLLMEngine:
             await self._core.pool([token], PoolingParams(task=self._pooling_task))
             return
         parameters = SamplingParams(max_tokens=1, detokenize=False)
-        async for _ in self._core.generate([token], parameters):
+        adapter = self._adapters.find(None)
+        if adapter is not None:
+            await self._core.add_adapter(adapter)
+        async for _ in self._core.generate([token], parameters, adapter):
             pass
 
     def prepare(
@@ -147,7 +150,7 @@ class VLLMEngine:
         if self._pooling_task is not None:
             return self._pooling(job_input, self._pooling_task)
         parameters = job_input.sampling
-        adapter = None if parameters.adapter is None else self._adapters.find(parameters.adapter)
+        adapter = self._adapters.find(parameters.adapter)
         if parameters.target is not None:
             return self._scoring(job_input, parameters.target, adapter, resume)
         return self._answering(job_input, adapter, resume, thread)

@@ -17,9 +17,9 @@ from ...models.sampling import SamplingParameters
 
 _NAMES = ("json_schema", "regex", "choice")
 _ONE_LINE = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 }
-"""JSON as programs write it: a model that may add blanks at will can add them for ever."""
+"""As on every runtime: a small model that may write white space anywhere can do so for ever."""
 
 
 def guides_config() -> StructuredOutputsConfig:

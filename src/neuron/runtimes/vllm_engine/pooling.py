@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from vllm.pooling_params import PoolingParams
 
-from ...errors import InvalidInputError, NeuronError
+from ...errors import ArtifactCorruptError, InvalidInputError, NeuronError
 from ...models.job import JobInput, JobOutput
 from ..base import Generation
 from .core import Core
@@ -79,13 +81,14 @@ class Pooling:
 class PoolingPrompts:
     """From a job's input to the texts that the model reads."""
 
-    def __init__(self, tokenizer: Any, model: str, context_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, folder: Path, model: str, context_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._model = model
         self._context_tokens = context_tokens
+        self._prefix = _default_prompt(folder, model)
 
     def texts(self, job_input: JobInput) -> list[list[int]]:
-        """Each text's tokens, special tokens included; `context` stands before every text.
+        """Each text's tokens, special tokens included, after the model's default prompt.
 
         Raises:
             InvalidInputError: the model cannot be asked this.
@@ -97,18 +100,19 @@ class PoolingPrompts:
             raise InvalidInputError(
                 f"{self._model} generates no text: leave {', '.join(senseless)} out of parameters"
             )
+        if job_input.context is not None:
+            raise InvalidInputError(f"{self._model} reads no context: put it into the prompt")
         if job_input.inputs is None:
-            return [self._encode(job_input.prompt or "", job_input.context, "the prompt")]
+            return [self._encode(job_input.prompt or "", "the prompt")]
         return [
-            self._encode(text, job_input.context, f"inputs: row {index}")
+            self._encode(text, f"inputs: row {index}")
             for index, text in enumerate(job_input.inputs)
         ]
 
-    def _encode(self, text: Any, context: str | None, where: str) -> list[int]:
+    def _encode(self, text: Any, where: str) -> list[int]:
         if not isinstance(text, str):
             raise InvalidInputError(f"{where} is no text: {self._model} reads texts alone")
-        whole = f"{context}\n\n{text}" if context else text
-        tokens: list[int] = self._tokenizer.encode(whole, add_special_tokens=True)
+        tokens: list[int] = self._tokenizer.encode(self._prefix + text, add_special_tokens=True)
         if not text or not tokens:
             raise InvalidInputError(f"{where} is empty")
         if len(tokens) > self._context_tokens:
@@ -119,3 +123,16 @@ class PoolingPrompts:
                 context_tokens=self._context_tokens,
             )
         return tokens
+
+
+def _default_prompt(folder: Path, name: str) -> str:
+    """What sentence-transformers puts before every text of this model."""
+    file = folder / "config_sentence_transformers.json"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+        prompt: str = (config.get("prompts") or {}).get(config.get("default_prompt_name"), "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactCorruptError(
+            f"the files of {name} cannot be read: {file.name}: {error}"
+        ) from error
+    return prompt
