@@ -112,8 +112,10 @@ async def test_an_embedding_is_what_the_folder_says_alone_and_in_company(
     if normalize:
         expected = [vector / vector.norm() for vector in expected]
     alone = [(await embeddings(runtime, [one]))[0] for one in TEXTS]
+    before = runtime.stats().steps
     together = await embeddings(runtime, TEXTS)
     listed = (await runtime.execute(JobInput(inputs=list(TEXTS)))).result
+    assert runtime.stats().steps - before < len(TEXTS) + 1, "texts of both shared passes"
     for index, vector in enumerate(expected):
         assert close(alone[index], vector)
         assert close(together[index], vector)
@@ -194,6 +196,7 @@ async def test_classes_are_scored_best_first_alone_and_in_company(
     build_tiny_classifier(folder, **config)
     runtime = await load()
     listed = await runtime.execute(JobInput(inputs=list(TEXTS)))
+    assert runtime.stats().steps < len(TEXTS)
     assert listed.metadata["task"] == "classify"
     assert "dimensions" not in listed.metadata
     alone = [(await runtime.execute(JobInput(prompt=one))).result for one in TEXTS]

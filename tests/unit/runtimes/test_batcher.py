@@ -161,11 +161,13 @@ def test_the_newest_running_row_waits_and_keeps_its_tokens(
 ) -> None:
     rows = [row(0, 300), row(1, 300), row(2, 300)]
     failed_at: list[list[int]] = []
+    width_at_failure: list[int] = []
 
     def fail_once(count: int) -> BaseException | None:
         if failed_at or min(len(one.tokens) for one in rows) < 20:
             return None
         failed_at.append([len(one.tokens) for one in rows])
+        width_at_failure.append(len(decoder.widths))
         return MemoryError("full")
 
     decoder.fail = fail_once
@@ -174,6 +176,9 @@ def test_the_newest_running_row_waits_and_keeps_its_tokens(
     assert failed_at
     again = [text for text in decoder.read if len(text) > 1]
     assert again == [[2, *rows[2].tokens[: failed_at[0][2]]]]
+    after = decoder.widths[width_at_failure[0] :]
+    assert set(after[: CALM_STEPS - 1]) == {2}
+    assert 3 in after, "it runs beside the others again"
 
 
 def test_a_row_that_runs_out_of_memory_alone_fails_and_the_next_runs(
