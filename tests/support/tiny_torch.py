@@ -98,7 +98,7 @@ class Trouble(nn.Module):  # type: ignore[misc]  # torch is not typed here
                 self.held.append(os.urandom(1 << 20) * int(amount))
             case Order.SPAWN:
                 subprocess.Popen(["sleep", str(amount)], start_new_session=True)
-                subprocess.Popen(["sh", "-c", f"sleep {amount} & sleep {amount}"])
+                subprocess.Popen(["sh", "-c", f"sleep {amount} & wait"])
             case Order.SLOW:
                 time.sleep(amount)
 

@@ -250,6 +250,6 @@ async def test_kill_9_of_the_guard_takes_the_engine_along(make_engine: Any) -> N
     await engine.start(LOAD_SECONDS)
     process = psutil.Process(engine.pid)
     os.kill(process.ppid(), signal.SIGKILL)
-    error = await fate(engine, ROW)
+    error = await fate(engine, row(Order.SLOW, 3600))
     assert "SIGKILL" in error.message
     await assert_gone([process])
