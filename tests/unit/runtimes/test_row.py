@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from neuron.errors import NeuronError
+from neuron.errors import InvalidInputError, NeuronError
 from neuron.models.job import ResumeState
 from neuron.models.sampling import SamplingParameters
 from neuron.runtimes.transformers_engine.drawing import Drawn, draw
+from neuron.runtimes.transformers_engine.guide import Guide
+from neuron.runtimes.transformers_engine.logprobs import score
 from neuron.runtimes.transformers_engine.row import Row
 
 
@@ -19,6 +21,16 @@ class Lowering:
 
     def decode(self, token_ids: Sequence[int], /) -> str:
         return "".join(chr(97 + token) for token in token_ids)
+
+
+class LostGuide(Guide):
+    """Its grammar has become too complex."""
+
+    def __init__(self) -> None:
+        pass
+
+    def allowed(self) -> torch.Tensor:
+        raise InvalidInputError("the grammar cannot be followed further")
 
 
 def row(
@@ -87,3 +99,22 @@ def test_what_is_not_a_number_fails_its_row_alone() -> None:
     assert isinstance(scored, Drawn)
     assert scored.score is not None
     assert len(scored.score.top) == 2
+
+
+def test_a_grammar_that_cannot_be_followed_fails_its_row_alone() -> None:
+    lost = Row(
+        [0], SamplingParameters(regex="a"), max_tokens=5, end_tokens=[3], seed=1,
+        tokenizer=Lowering(), guide=LostGuide(),
+    )  # fmt: skip
+    good, bad = draw(torch.eye(26)[[4, 5]], [row(), lost])
+    assert good == Drawn(4)
+    assert isinstance(bad, InvalidInputError)
+
+
+def test_what_is_impossible_has_a_number_that_json_can_say() -> None:
+    logits = torch.full((1, 26), -torch.inf)
+    logits[0, 3] = 0
+    (impossible,) = score(logits, [5], [2])
+    assert impossible.logprob == -9999.0
+    assert impossible.top[0] == (3, 0.0)
+    assert impossible.top[1][1] == -9999.0

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+_LOWEST = -9999.0
+"""Stands for minus infinity, which JSON has no number for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -30,8 +33,7 @@ def score(logits: torch.Tensor, tokens: Sequence[int], tops: Sequence[int]) -> l
     One copy from the device.
     """
     logprobs = torch.log_softmax(logits.to(torch.float32), dim=-1)
-    # JSON has no word for minus infinity.
-    logprobs = logprobs.clamp_min_(torch.finfo(torch.float32).min)
+    logprobs = logprobs.clamp_min_(_LOWEST)
     most = min(max(tops), logprobs.shape[-1])
     best, best_tokens = logprobs.topk(most, dim=-1)
     chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
