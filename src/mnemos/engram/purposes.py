@@ -33,8 +33,8 @@ def find_purpose(root: Path, names: Collection[str]) -> Purpose:
     _check_one_gguf(names)
     if ADAPTER_CONFIG in names:
         return _adapter(root, names)
-    if "config.json" not in names:
-        return Purpose()
+    if "config.json" not in names or "signature.json" in names:
+        return Purpose()  # a custom model's config is its own affair
     architectures = _read(root / "config.json").get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     if str(first).endswith("ForSequenceClassification"):
@@ -49,8 +49,8 @@ def _check_one_gguf(names: Collection[str]) -> None:
     files = sorted(name for name in names if name.lower().endswith(".gguf"))
     if len(files) > 1:
         raise ArtifactRefusedError(
-            f"The folder holds {len(files)} GGUF files ({', '.join(files[:4])}); keep one, "
-            "as each is a model of its own."
+            f"The folder holds {len(files)} GGUF files ({', '.join(files[:4])}); keep the one "
+            "that is meant, and merge the parts of a split one first."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -182,6 +183,24 @@ async def test_what_a_worker_has_loaded_is_shown_at_once(tools: StoreTools) -> N
         '[{"family": "tiny", "version": "1", "runtime": "transformers", "load_seconds": 3.5, '
         '"memory_mb": 70, "active_jobs": 1}]'
     )
+
+
+async def test_a_claim_that_brings_no_news_leaves_the_heartbeats_numbers(
+    tools: StoreTools,
+) -> None:
+    models = await warm_and_cold(tools)
+    told = json.loads((await tools.store.get_worker("wrk_warm")).models)
+    told[0]["active_jobs"] = 7
+    beat = HeartbeatRecord(
+        worker_id="wrk_warm",
+        status="busy",
+        status_reason="",
+        resources=None,
+        models=json.dumps(told),
+    )
+    await tools.store.heartbeat(beat)
+    await ask(tools, "wrk_warm", models=models)
+    assert json.loads((await tools.store.get_worker("wrk_warm")).models) == told
 
 
 async def test_a_cold_claim_costs_the_same_whatever_waits(tools: StoreTools) -> None:

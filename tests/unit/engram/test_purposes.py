@@ -66,5 +66,10 @@ def test_what_nothing_could_load_is_refused(
         find_purpose(tmp_path, write(tmp_path, **files))
 
 
+def test_the_config_of_a_custom_model_is_its_own_affair(tmp_path: Path) -> None:
+    names = write(tmp_path, config__json="[]", signature__json={})
+    assert find_purpose(tmp_path, names).capabilities == ()
+
+
 def test_one_gguf_file_is_a_model(tmp_path: Path) -> None:
     assert find_purpose(tmp_path, write(tmp_path, a__gguf="")).capabilities == ()
