@@ -14,6 +14,7 @@ from neuron.errors import EngineCrashedError, NeuronError, OutOfMemoryError
 from neuron.models.job import JobOutput
 from neuron.models.sampling import SamplingParameters
 from neuron.runtimes.transformers_engine.batcher import CALM_STEPS, Batcher
+from neuron.runtimes.transformers_engine.guide import Guide
 from neuron.runtimes.transformers_engine.row import Piece, Row
 
 
@@ -179,6 +180,43 @@ def test_the_newest_running_row_waits_and_keeps_its_tokens(
     after = decoder.widths[width_at_failure[0] :]
     assert set(after[: CALM_STEPS - 1]) == {2}
     assert 3 in after, "it runs beside the others again"
+
+
+class FullOnce(Guide):
+    """Allows all; memory runs out when it is asked for the tenth time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def allowed(self) -> torch.Tensor:
+        self.asked += 1
+        if self.asked == 10:
+            raise torch.OutOfMemoryError("full")
+        return torch.ones(26, dtype=torch.bool)
+
+    def accept(self, token: int) -> None:
+        pass
+
+    @property
+    def is_complete(self) -> bool:
+        return False
+
+
+def test_where_drawing_runs_out_of_memory_every_row_is_read_again(
+    batcher: Batcher, decoder: CountingDecoder, endings: Endings
+) -> None:
+    parameters = SamplingParameters(temperature=0, regex=".*")
+    guided = Row(
+        [1], parameters, max_tokens=30, end_tokens=(), seed=1, tokenizer=Letters(),
+        guide=FullOnce(),
+    )  # fmt: skip
+    plain = row(0, 30)
+    submit(batcher, [plain, guided])
+    assert [len(result(ending)) for ending in endings.of(plain, guided)] == [30, 30]
+    again = sorted(text for text in decoder.read if len(text) > 1)
+    assert again[0] == [0, *plain.tokens[: len(again[0]) - 1]]
+    assert again[1] == [1, *guided.tokens[:9]]
+    assert len(again) == 2
 
 
 def test_a_row_that_runs_out_of_memory_alone_fails_and_the_next_runs(

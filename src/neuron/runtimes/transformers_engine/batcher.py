@@ -56,6 +56,8 @@ class Batcher:
         self._running = 0
         self._read = 0
         """How many tokens of the rows behind the running ones have been read."""
+        self._drawing = False
+        """Whether the decoder has read a token of each row that draws its next one now."""
         self._pieces: list[tuple[Row, Piece]] = []
         self._prefill_tokens = 256
         self._changed = threading.Condition()
@@ -216,6 +218,7 @@ class Batcher:
         self._drop_finished()
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
+        self._drawing = True
         drawn = draw(logits, rows)
         now = time.monotonic()
         for row, next_token in zip(rows, drawn, strict=True):
@@ -229,6 +232,7 @@ class Batcher:
                 row.timing.finished = now
             text, new_tokens = row.take()
             self._pieces.append((row, Piece(text, new_tokens, self.output(row))))
+        self._drawing = False
 
     def output(self, row: Row) -> JobOutput | None:
         """What a row ended with; None while it goes on."""
@@ -277,21 +281,23 @@ class Batcher:
             self._lower_concurrency(error)
         else:
             logger.error("a step failed", exc_info=error)
-            victims = group or list(self._rows)
+            victims = list(self._rows) if self._drawing else group or list(self._rows)
             self._fail(victims, NeuronError(f"generation failed: {type(error).__name__}: {error}"))
+        self._drawing = False
 
     def _lower_concurrency(self, error: BaseException) -> None:
         """A smaller batch may still fit: the newest rows wait, and are read again later."""
-        group = self._rows[self._running :]
-        newest = group or [max(self._rows, key=lambda row: row.timing.submitted)]
-        if len(self._rows) == 1:
-            self._fail(newest, OutOfMemoryError(f"{self._model} ran out of memory: {error}"))
+        rows = list(self._rows)
+        group = rows[self._running :]
+        if len(rows) == 1:
+            self._fail(rows, OutOfMemoryError(f"{self._model} ran out of memory: {error}"))
         else:
             # A group that was being read alone is tried again by halves.
-            fitting = self._running or len(group) // 2
-            self._max_rows = fitting if group else self._running - 1
+            self._max_rows = (self._running or len(rows) // 2) if group else len(rows) - 1
             logger.warning("memory ran out: at most %d rows run now", self._max_rows)
-            self._send_back(newest)
+            newest = group or [max(rows, key=lambda row: row.timing.submitted)]
+            # In the midst of drawing, the decoder is ahead of every row.
+            self._send_back(rows if self._drawing else newest)
         self._calm_since = self.steps
         self._prefill_tokens = MIN_PREFILL_TOKENS
         if not self._rows:
