@@ -49,7 +49,7 @@ class PyTorchConfig(_RuntimeConfig):
     device: str = "auto"
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     batch_size: int = Field(default=1, ge=1, le=128)
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=64)
     compile: bool = False
     use_amp: bool = False
 

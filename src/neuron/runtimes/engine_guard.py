@@ -63,13 +63,14 @@ def _guard(engine_pid: int) -> NoReturn:
 
 
 def _end_of(engine_pid: int) -> int:
-    """Wait until the engine has ended or must; its wait status."""
+    """Wait until the engine has ended, or end it when told to; its wait status."""
     while signal.sigwait(_AWAITED) != END:
         ended = status = -1
         while ended:
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == engine_pid:
                 return status
+    os.kill(engine_pid, signal.SIGKILL)
     return signal.SIGKILL
 
 

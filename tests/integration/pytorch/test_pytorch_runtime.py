@@ -207,6 +207,7 @@ async def test_config_is_honoured(load: Any, form: str, config: dict[str, Any]) 
         ("exported", {"device": "toaster"}, InvalidInputError, "'toaster' is not auto"),
         ("exported", {"device": "cuda:7"}, InsufficientResourcesError, "cuda:7 is not here"),
         ("exported", {"batch_size": 129}, InvalidInputError, "batch_size"),
+        ("exported", {"num_workers": 65}, InvalidInputError, "num_workers"),
         ("exported", {"trust_remote_code": True}, InvalidInputError, "trust_remote_code"),
         ("exported", {"handler": "x.py"}, InvalidInputError, "handler"),
         ("nowhere", {}, InvalidInputError, r"has no signature\.json"),
