@@ -1,4 +1,4 @@
-"""AsyncLLM with nothing around it: `vllm_direct.py FOLDER TOKENS MAX_MODEL_LEN`.
+"""AsyncLLM with nothing around it: `vllm_direct.py ENGINE_ARGUMENTS TOKENS`.
 
 It runs in vLLM's environment. For each line `FIRST COUNT` that it reads it asks for COUNT
 answers at once and prints `> SECONDS`.
@@ -7,27 +7,21 @@ answers at once and prints `> SECONDS`.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 PROMPT = "Tell me a story about the number {}."
 
 
-async def main(folder: Path, tokens: int, max_model_len: int) -> None:
+async def main(arguments: dict[str, Any], tokens: int) -> None:
     """Load, say so, and serve standard input until it ends."""
     from transformers import AutoTokenizer
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from neuron.models.runtime import VLLMConfig
-    from neuron.runtimes.vllm_engine.arguments import cpu_arguments, engine_arguments
-
-    config = VLLMConfig(dtype="float32", max_num_seqs=64, max_model_len=max_model_len)
-    arguments = engine_arguments(folder, "direct", config)
-    arguments |= cpu_arguments(config, fast_bfloat16=False, free_bytes=0)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(arguments["tokenizer"])
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     say("ready")
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -65,4 +59,4 @@ def say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(json.loads(sys.argv[1]), int(sys.argv[2])))

@@ -7,6 +7,7 @@ once: the other side's engine is up, idle, while one is measured.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import statistics
 import subprocess
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from stack import Stack
+
+from neuron.models.runtime import VLLMConfig
+from neuron.runtimes.vllm_engine.arguments import NO_COMPILER, cpu_arguments, engine_arguments
 
 from .report import Row
 from .system import MODEL, smollm2_system
@@ -29,17 +33,22 @@ KV_CACHE_GIB = "1"
 CONFIG = {"dtype": "float32", "max_num_seqs": JOBS, "max_model_len": 1024}
 PROMPT = "Tell me a story about the number {}."
 DIRECT = Path(__file__).with_name("vllm_direct.py")
-SOURCE = Path(__file__).parent.parent / "src"
 
 
 class Direct:
     """`vllm_direct.py` in vLLM's environment, which runs all prompts when told to."""
 
     def __init__(self, python: str, folder: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-        command = [python, str(DIRECT), str(folder), str(TOKENS), str(CONFIG["max_model_len"])]
+        config = VLLMConfig.model_validate(CONFIG)
+        arguments = engine_arguments(folder, "direct", config)
+        arguments |= cpu_arguments(config, fast_bfloat16=False, free_bytes=0)
+        command = [python, str(DIRECT), json.dumps(arguments), str(TOKENS)]
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            env={**os.environ, NO_COMPILER[0]: NO_COMPILER[1], "VLLM_LOGGING_LEVEL": "ERROR"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._line() == "ready"
 

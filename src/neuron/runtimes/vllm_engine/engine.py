@@ -195,6 +195,8 @@ class VLLMEngine:
         timing = Timing(time.monotonic())
         prompt = self._prompts.build(job_input)
         tokens: list[int] = self._tokenizer.encode(target, add_special_tokens=False)
+        if not tokens:
+            raise InvalidInputError(f"target: {self.name} has no tokens for it")
         if (length := len(prompt) + len(tokens)) > self.context_tokens:
             raise InvalidInputError(
                 f"prompt and target have {length} tokens and {self.name} reads at most "
