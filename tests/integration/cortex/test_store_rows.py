@@ -90,12 +90,17 @@ async def test_a_repeated_request_brings_the_rows_again(tools: StoreTools) -> No
     assert list(again.rows) == [row(1)]
 
 
-async def test_rows_that_one_answer_has_no_room_for_run_again(tools: StoreTools) -> None:
-    job_id = await hold_batch(tools)
-    await send(tools, job_id, 0, 1, 2)
-    size = len('{"prompt":"Hello","parameters":{}}{}{}')
-    leased = await next_attempt(tools, max_bytes=size + 2 * (len(row(0).result) + 16))
-    assert list(leased.rows) == [row(0), row(1)]
+async def test_an_answer_without_room_for_a_job_s_rows_leaves_the_job(tools: StoreTools) -> None:
+    first, second = [await hold_batch(tools) for _ in range(2)]
+    for job_id in (first, second):
+        await send(tools, job_id, 0, 1, 2)
+        await tools.store.release("wrk_a", [tools.handed_back(job_id, 1)])
+    bare = len('{"prompt":"Hello","parameters":{}}{}{}')
+
+    leased = await tools.claim(max_jobs=2, max_bytes=2 * bare + 8)
+
+    assert [one.job.job_id for one in leased] == [first], "two fit only without their rows"
+    assert list(leased[0].rows) == [row(0), row(1), row(2)]
 
 
 async def test_a_retry_by_hand_starts_the_rows_anew_and_says_so(tools: StoreTools) -> None:

@@ -16,6 +16,7 @@ from ..records import (
     Chunk,
     ChunkAck,
     Fence,
+    FinishedRow,
     RefVerdict,
     Release,
     Report,
@@ -56,6 +57,7 @@ UPDATE workers SET total_jobs_completed = total_jobs_completed + :completed,
 WHERE worker_id = :worker_id
 """
 _COUNT_DEATH = "UPDATE jobs SET engine_crashes = :deaths WHERE seq = :seq"
+_GROW = "UPDATE jobs SET size_bytes = size_bytes + :bytes WHERE seq = :seq"
 _SET_NEXT_CHUNK = "UPDATE jobs SET next_chunk = :next WHERE seq = :seq"
 
 
@@ -158,12 +160,19 @@ def _append_to(
         if chunk.content or chunk.token_ids:
             append_event(tx, job, "token", _token_event(chunk))
         if chunk.row is not None and chunk.row.index < job["row_count"]:
-            append_event(tx, job, "row", row_event(chunk.row, chunk.attempt))
+            _keep_row(tx, job, chunk.row, chunk.attempt)
         position += 1
     if position != first:
         tx.run(_SET_NEXT_CHUNK, {"seq": job["seq"], "next": position})
         tx.run(_MARK_RENEWED, {"seq": job["seq"]})
     return ChunkAck(ref.job_id, ref.attempt, position, _going_on(job))
+
+
+def _keep_row(tx: Transaction, job: Row, row: FinishedRow, attempt: int) -> None:
+    """Keep a finished row; it travels with the job, so the job takes that much more room."""
+    event = row_event(row, attempt)
+    append_event(tx, job, "row", event)
+    tx.run(_GROW, {"seq": job["seq"], "bytes": len(event.encode())})
 
 
 def _token_event(chunk: Chunk) -> str:

@@ -9,7 +9,7 @@ claim costs the same whether ten jobs wait or ten million.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
 
@@ -50,7 +50,7 @@ SELECT {JOB_COLUMNS} FROM jobs WHERE queued AND lane_id = :lane_id
 ORDER BY priority DESC, seq LIMIT :limit
 """  # noqa: S608  constants only
 _ANSWERED = """
-SELECT job_id, size_bytes FROM jobs
+SELECT job_id FROM jobs
 WHERE worker_id = :worker_id AND lease_expires_at > :now AND claim_request_id = :request_id
     AND NOT renewed AND status = 'acquired'
 ORDER BY seq
@@ -72,14 +72,14 @@ def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claim
     _note(tx, worker, request)
     answered = _answered(tx, request)
     if answered:
-        return Claimed(_all_leased(tx, answered, request.max_bytes))
+        return Claimed([_leased(tx, row["job_id"]) for row in answered])
     if worker["desired_state"] != "active":
         return Claimed([])
     choice = _Choice(tx, request, Fit.of(worker["capabilities"], worker["tags"]))
     chosen = list(choice.jobs())
     for job in chosen:
         acquire(tx, job, request.worker_id, request.request_id, lease_seconds)
-    return Claimed(_all_leased(tx, chosen, request.max_bytes), choice.again_in_seconds)
+    return Claimed([_leased(tx, job["job_id"]) for job in chosen], choice.again_in_seconds)
 
 
 def _answered(tx: Transaction, request: ClaimRequest) -> list[Row]:
@@ -206,23 +206,12 @@ def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None)
     )
 
 
-def _all_leased(tx: Transaction, chosen: Sequence[Row], max_bytes: int) -> list[LeasedJob]:
-    """The jobs with the rows that there is room for in one answer; the other rows run again."""
-    leased = []
-    room = max_bytes - sum(job["size_bytes"] for job in chosen)
-    for job in chosen:
-        one = _leased(tx, job["job_id"], room)
-        room -= sum(len(row.result.encode()) for row in one.rows)
-        leased.append(one)
-    return leased
-
-
-def _leased(tx: Transaction, job_id: str, room: int) -> LeasedJob:
+def _leased(tx: Transaction, job_id: str) -> LeasedJob:
     row = tx.one(_CLAIMED, {"job_id": job_id})
     assert row is not None
     return LeasedJob(
         job_from_row(row),
         lease_seconds=row["lease_expires_at"] - tx.now,
         time_left_seconds=max(0.001, row["deadline_at"] - tx.now),
-        rows=finished_rows(tx, row, room),
+        rows=finished_rows(tx, row),
     )

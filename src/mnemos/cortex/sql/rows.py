@@ -10,7 +10,6 @@ from .transaction import Row, Transaction
 
 ROW_JOB_TYPES = frozenset({"batch_inference", "evaluation"})
 """Jobs whose finished rows stay when an attempt ends; only the others begin again."""
-_ROW_OVERHEAD_BYTES = 16
 
 _ROWS = """
 SELECT data FROM job_events WHERE job_seq = :seq AND kind = 'row' ORDER BY sequence
@@ -22,8 +21,8 @@ def row_event(row: FinishedRow, attempt: int) -> str:
     return f'{{"index":{row.index},"result":{row.result},"attempt":{attempt}}}'
 
 
-def finished_rows(tx: Transaction, job: Row, max_bytes: int) -> Sequence[FinishedRow]:
-    """Return what earlier attempts finished, once for each row, as much as `max_bytes` holds.
+def finished_rows(tx: Transaction, job: Row) -> Sequence[FinishedRow]:
+    """Return what earlier attempts finished, once for each row.
 
     Attempts from before a person's retry do not count.
     """
@@ -34,17 +33,7 @@ def finished_rows(tx: Transaction, job: Row, max_bytes: int) -> Sequence[Finishe
         told = json.loads(line["data"])
         if told["attempt"] > job["void_attempts"]:
             latest[told["index"]] = FinishedRow(told["index"], _text(told["result"]))
-    return _fitting(sorted(latest.values(), key=lambda row: row.index), max_bytes)
-
-
-def _fitting(rows: Sequence[FinishedRow], max_bytes: int) -> list[FinishedRow]:
-    taken: list[FinishedRow] = []
-    for row in rows:
-        max_bytes -= len(row.result.encode()) + _ROW_OVERHEAD_BYTES
-        if max_bytes < 0:
-            break
-        taken.append(row)
-    return taken
+    return sorted(latest.values(), key=lambda row: row.index)
 
 
 def _text(value: object) -> str:
