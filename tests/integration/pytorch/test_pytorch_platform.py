@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_torch
 from stack import Stack, running_stack, wait_until
+
+from mnemos.engram.store import ObjectStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 CONFIG = {"batch_size": 8}
@@ -50,3 +54,33 @@ def test_a_custom_model_answers_through_the_whole_system(tmp_path: Path) -> None
     assert bad["error"]["code"] == chat["error"]["code"] == "invalid_input"
     assert "inputs[0].input_ids" in bad["error"]["message"]
     assert len(bad["attempts"]) == 1
+
+
+async def keep(stack: Stack, key: str, data: bytes) -> None:
+    store = ObjectStore.from_url(stack.engram_url)
+    await store.ensure_bucket("mnemos-artifacts")
+    await store.put_bytes("mnemos-artifacts", key, data)
+
+
+def referring(key: str) -> dict[str, Any]:
+    tensor = {"engram": f"mnemos-artifacts/{key}", "dtype": "int64", "shape": [3]}
+    return {"inputs": [{"input_ids": tensor, "attention_mask": [1, 1, 1]}]}
+
+
+def test_rows_in_engram_are_answered_as_rows_in_the_job(tmp_path: Path) -> None:
+    folder = tiny_torch.write_text_model(tmp_path / "mood")
+    sent = {"inputs": [{"input_ids": [2, 4, 7], "attention_mask": [1, 1, 1]}]}
+    with running_stack(tmp_path) as stack:
+        stack.start_platform()
+        stack.mnemos("models", "push", str(folder), "--name", "mood:1", "--runtime", "pytorch")
+        asyncio.run(keep(stack, "words.bin", struct.pack("<3q", 2, 4, 7)))
+        stack.start_ready_worker(max_concurrent_jobs=4, supported_runtimes="pytorch")
+        jobs = [job(sent), job(referring("words.bin")), job(referring("nothing.bin"))]
+        wanted, referred, lost = (ended(stack, job_id) for job_id in stack.submit(jobs))
+
+    assert wanted["status"] == referred["status"] == "completed", (wanted, referred)
+    assert referred["result"] == wanted["result"]
+    assert lost["error"]["code"] == "invalid_input"
+    said = "inputs[0].input_ids: ENGRAM holds no mnemos-artifacts/nothing.bin"
+    assert lost["error"]["message"] == said
+    assert len(lost["attempts"]) == 1
