@@ -21,7 +21,7 @@ _CLASSES: dict[RuntimeType, tuple[str, str]] = {
 }
 _NEEDED_MODULES: dict[RuntimeType, tuple[str, ...]] = {
     RuntimeType.PYTORCH: ("torch", "safetensors"),
-    RuntimeType.TRANSFORMERS: ("torch", "transformers", "safetensors", "jinja2"),
+    RuntimeType.TRANSFORMERS: ("torch", "transformers", "safetensors", "jinja2", "llguidance"),
     RuntimeType.VLLM: ("vllm", "torch", "transformers", "jinja2", "msgspec", "pydantic", "psutil"),
 }
 _SEPARATE = {RuntimeType.VLLM: "NEURON_VLLM_PYTHON"}
