@@ -65,7 +65,7 @@ async def test_answers_have_the_form_that_was_asked_for(
 
 
 async def test_a_guided_answer_streams(engine: EngineClient) -> None:
-    one = job("Hello", json_schema=PERSON, max_tokens=200)
+    one = job("Hello", json_schema=PERSON, max_tokens=200, stream=True)
     pieces = [piece async for piece in engine.generate(one)]
     assert len(pieces) > 1
     assert_is_person("".join(piece.text for piece in pieces))
