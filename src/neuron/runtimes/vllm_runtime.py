@@ -94,7 +94,7 @@ class VLLMRuntime(BaseRuntime):
         self._active += 1
         try:
             request = await asyncio.get_running_loop().run_in_executor(
-                self._tokenizing, engine.prepare, job_input, resume, self._tokenizing
+                self._tokenizing, engine.prepare, job_input, resume
             )
             async with aclosing(request.answer()) as generations:
                 async for generation in generations:
@@ -132,7 +132,7 @@ class VLLMRuntime(BaseRuntime):
             from .vllm_engine.engine import VLLMEngine  # vllm itself: first what is above
 
             cache = self.settings.model_cache_dir
-            engine = VLLMEngine(folder, name, config, cache, self._failures)
+            engine = VLLMEngine(folder, name, config, cache, self._failures, self._tokenizing)
         except Exception as error:
             self._scratch.clear()
             raise load_error(name, error, self._failures.first()) from error

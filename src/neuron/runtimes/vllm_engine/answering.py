@@ -22,6 +22,8 @@ from .logprobs import TokenScores
 from .sampling import sampling_arguments
 from .scoring import score_tokens
 
+_QUIET_TOKENS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Guiding:
@@ -121,10 +123,19 @@ class Answering:
                 resumed=row.tokens,
             ),
             logprobs=None if guided else parameters.logprobs,
+            stream_interval=self._interval(),
             structured_outputs=None if self.guiding is None else self.guiding.params,
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
+
+    def _interval(self) -> int:
+        """How many tokens come at once: few messages where nobody reads along, unless the row
+        must see each token, because it may be the last.
+        """
+        parameters = self.row.parameters
+        ends_here = parameters.stop or (self.guiding is not None and parameters.stop_token_ids)
+        return 1 if parameters.stream or ends_here else _QUIET_TOKENS
 
     def _output(self, cached_tokens: int | None) -> JobOutput:
         row = self.row
