@@ -10,7 +10,13 @@ from pathlib import Path
 
 import structlog
 
-from ..errors import InsufficientResourcesError, ModelTooLargeError, NeuronError
+from ..errors import (
+    EngineCrashedError,
+    InsufficientResourcesError,
+    ModelTooLargeError,
+    NeuronError,
+    RuntimeUnavailableError,
+)
 from ..models.worker import LoadedModel
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
@@ -390,8 +396,7 @@ class EnginePool:
         else:
             name = type(error).__name__
             resident.error = NeuronError(f"the engine could not be run ({name}: {error})")
-        starting = resident.state is ResidentState.STARTING
-        if self._health is not None and starting and not resident.engine.runtime_started:
+        if self._health is not None and _is_the_runtime_s(resident):
             self._health.failed(resident.key.runtime, resident.error.message)
         logger.error(
             "model_load_failed",
@@ -416,3 +421,10 @@ class EnginePool:
     def _note_loaded(self) -> None:
         if self._metrics is not None:
             self._metrics.models_loaded.set(len(self.loaded_models))
+
+
+def _is_the_runtime_s(failed: Resident) -> bool:
+    """Whether any model would have failed like this: the engine did not get to its model."""
+    if failed.state is not ResidentState.STARTING or failed.engine.runtime_started:
+        return False
+    return isinstance(failed.error, EngineCrashedError | RuntimeUnavailableError)

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, FakeEngines
 
-from neuron.errors import ModelTooLargeError, NeuronError, OutOfMemoryError, RuntimeUnavailableError
+from neuron.errors import (
+    InvalidInputError,
+    ModelTooLargeError,
+    NeuronError,
+    OutOfMemoryError,
+    RuntimeUnavailableError,
+)
 from neuron.models.runtime import RuntimeType
 from neuron.services.engine import EngineKey
 from neuron.services.engine_pool import EnginePool
@@ -426,15 +432,19 @@ async def test_a_runtime_that_cannot_start_three_times_is_not_offered(
     assert "libcudart.so is missing" in unavailable[RuntimeType.TRANSFORMERS]
 
 
-async def test_a_model_that_cannot_be_loaded_speaks_against_no_runtime(
-    engines: FakeEngines,
+@pytest.mark.parametrize("before_the_process", [False, True])
+async def test_a_job_s_own_fault_speaks_against_no_runtime(
+    engines: FakeEngines, before_the_process: bool
 ) -> None:
     unavailable: dict[RuntimeType, str] = {}
 
     async def on_change() -> None:
         raise AssertionError("nothing changed")
 
-    engines.load_error = NeuronError("bad weights")
+    if before_the_process:
+        engines.runtime_error = InvalidInputError("runtime_config: device: no toaster")
+    else:
+        engines.load_error = NeuronError("bad weights")
     health = RuntimeHealth(unavailable, on_change)
     async with running_pool(engines, health=health) as pool:
         for _ in range(5):
