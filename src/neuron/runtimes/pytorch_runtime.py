@@ -17,13 +17,14 @@ from ..models.job import JobInput, JobOutput, ResumeState
 from ..models.runtime import PyTorchConfig, RuntimeType
 from .base import BaseRuntime, EngineSettings, Generation, RuntimeStats
 from .pytorch_engine.answers import AnswerWriter
-from .pytorch_engine.batcher import Batcher, Request
+from .pytorch_engine.batcher import RowBatcher, RowRequest
 from .pytorch_engine.calling import ModelCall
 from .pytorch_engine.loading import LoadedModel, load_model
 from .pytorch_engine.probe import probe
 from .pytorch_engine.requests import RequestReader
 from .pytorch_engine.threads import Threads
 from .runtime_config import check_config
+from .stacking.desk import RequestDesk
 from .transformers_engine.hardware import memory_mb, respect_cpu_quota
 
 logger = logging.getLogger(__name__)
@@ -40,38 +41,8 @@ class _Session:
         self.writer = AnswerWriter(model.name, model.signature)
         self.threads = Threads(threads)
         self.rows_per_call = rows
-        self._loop = asyncio.get_running_loop()
-        self._ended: dict[Request, asyncio.Future[None]] = {}
-        self.batcher = Batcher(call, self._deliver, model.name, rows)
-        self.batcher.start()
-
-    async def compute(self, request: Request) -> None:
-        """Have the batcher answer the request; cancelling this drops it at once.
-
-        Raises:
-            NeuronError: it could not be answered.
-        """
-        ended = self._loop.create_future()
-        self._ended[request] = ended
-        try:
-            self.batcher.submit(request)
-            await ended
-        finally:
-            del self._ended[request]
-            if not ended.done() or ended.cancelled():
-                self.batcher.cancel(request)
-        if request.error is not None:
-            raise request.error
-
-    def _deliver(self, requests: list[Request]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._post, requests)
-
-    def _post(self, requests: list[Request]) -> None:
-        for request in requests:
-            ended = self._ended.get(request)
-            if ended is not None and not ended.done():
-                ended.set_result(None)
+        self.desk = RequestDesk(lambda deliver: RowBatcher(call, deliver, model.name, rows))
+        self.batcher = self.desk.batcher
 
 
 class PyTorchRuntime(BaseRuntime):
@@ -120,8 +91,8 @@ class PyTorchRuntime(BaseRuntime):
             raise NeuronError("no model is loaded")
         began = time.monotonic()
         rows = await session.threads.call(session.reader.read, job_input)
-        request = Request(rows)
-        await session.compute(request)
+        request: RowRequest = RowRequest(rows)
+        await session.desk.compute(request)
         output = await session.threads.call(
             session.writer.write, request, job_input.inputs is None, began
         )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neuron.errors import EngineCrashedError, InvalidInputError, OutOfMemoryError
-from neuron.runtimes.pytorch_engine.batcher import Batcher, Request
+from neuron.runtimes.pytorch_engine.batcher import RowBatcher, RowRequest
 from neuron.runtimes.pytorch_engine.calling import ModelCall
 from neuron.runtimes.pytorch_engine.loading import LoadedModel
 from neuron.runtimes.pytorch_engine.signature import Signature
@@ -41,22 +41,22 @@ class Ends:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._ended: list[Request] = []
+        self._ended: list[RowRequest] = []
 
-    def __call__(self, requests: list[Request]) -> None:
+    def __call__(self, requests: list[RowRequest]) -> None:
         with self._changed:
             self._ended += requests
             self._changed.notify_all()
 
-    def wait(self, *requests: Request) -> None:
+    def wait(self, *requests: RowRequest) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: set(requests) <= set(self._ended), SECONDS)
 
 
 @contextmanager
-def running(call: ModelCall, max_rows: int) -> Iterator[tuple[Batcher, Ends]]:
+def running(call: ModelCall, max_rows: int) -> Iterator[tuple[RowBatcher, Ends]]:
     ends = Ends()
-    batcher = Batcher(call, ends, "m:1", max_rows)
+    batcher = RowBatcher(call, ends, "m:1", max_rows)
     batcher.start()
     try:
         yield batcher, ends
@@ -82,18 +82,18 @@ class Gate:
 def test_requests_share_calls_in_turns() -> None:
     gate = Gate()
     with running(call_of(gate, -1), 4) as (batcher, ends):
-        first = Request([row(0)])
+        first = RowRequest([row(0)])
         batcher.submit(first)
         assert gate.entered.acquire(timeout=SECONDS)
-        many = Request([row(value) for value in (1, 2, 3, 4, 5)])
-        late = Request([row(10)])
+        many = RowRequest([row(value) for value in (1, 2, 3, 4, 5)])
+        late = RowRequest([row(10)])
         batcher.submit(many)
         batcher.submit(late)
         assert batcher.active == 3
         gate.open.set()
         ends.wait(first, many, late)
     assert gate.batches == [[0], [1, 10, 2, 3], [4, 5]]
-    assert [float(one["y"]) for one in many.outputs if one] == [1, 2, 3, 4, 5]
+    assert [float(one["y"]) for one in many.answers if one] == [1, 2, 3, 4, 5]
     assert (many.largest_batch, batcher.active, batcher.steps) == (4, 0, 3)
 
 
@@ -101,21 +101,21 @@ def test_rows_of_other_shapes_get_calls_of_their_own() -> None:
     gate = Gate()
     gate.open.set()
     with running(call_of(gate, -1), 8) as (batcher, ends):
-        request = Request([row(1), row(2, 2), row(3), row(4, 4)])
+        request = RowRequest([row(1), row(2, 2), row(3), row(4, 4)])
         batcher.submit(request)
         ends.wait(request)
-    assert [float(one["y"]) for one in request.outputs if one] == [1, 4, 3, 8]
+    assert [float(one["y"]) for one in request.answers if one] == [1, 4, 3, 8]
 
 
 def test_padding_lets_other_shapes_share_a_call() -> None:
     gate = Gate()
     gate.open.set()
     with running(call_of(gate, -1, pad=0), 8) as (batcher, ends):
-        request = Request([row(1), row(2, 2), row(3, 3, 3)])
+        request = RowRequest([row(1), row(2, 2), row(3, 3, 3)])
         batcher.submit(request)
         ends.wait(request)
     assert gate.batches == [[1, 2, 3]]
-    assert [float(one["y"]) for one in request.outputs if one] == [1, 4, 9]
+    assert [float(one["y"]) for one in request.answers if one] == [1, 4, 9]
 
 
 def test_a_fixed_batch_is_filled_up() -> None:
@@ -130,12 +130,12 @@ def test_the_guilty_row_fails_alone() -> None:
         return x.sum(1)
 
     with running(call_of(picky, 1), 8) as (batcher, ends):
-        good, bad = Request([row(1), row(2)]), Request([row(3), row(13)])
+        good, bad = RowRequest([row(1), row(2)]), RowRequest([row(3), row(13)])
         batcher.submit(good)
         batcher.submit(bad)
         ends.wait(good, bad)
     assert good.error is None
-    assert [float(one["y"]) for one in good.outputs if one] == [1, 2]
+    assert [float(one["y"]) for one in good.answers if one] == [1, 2]
     assert isinstance(bad.error, InvalidInputError)
     assert bad.error.message == "m:1 cannot compute row 1: ValueError: thirteen brings bad luck"
 
@@ -150,10 +150,10 @@ def test_too_large_a_batch_is_halved_and_stays_so() -> None:
         return x.sum(1)
 
     with running(call_of(small_memory, 1), 8) as (batcher, ends):
-        request = Request([row(value) for value in range(8)])
+        request = RowRequest([row(value) for value in range(8)])
         batcher.submit(request)
         ends.wait(request)
-        again = Request([row(value) for value in range(4)])
+        again = RowRequest([row(value) for value in range(4)])
         batcher.submit(again)
         ends.wait(again)
     assert request.error is None
@@ -166,7 +166,7 @@ def test_no_room_for_one_row_is_told() -> None:
         raise torch.OutOfMemoryError("no room")
 
     with running(call_of(no_memory, 1), 2) as (batcher, ends):
-        request = Request([row(1)])
+        request = RowRequest([row(1)])
         batcher.submit(request)
         ends.wait(request)
     assert isinstance(request.error, OutOfMemoryError)
@@ -177,7 +177,7 @@ def test_a_lost_device_fails_everything() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with running(call_of(lost, 1), 1) as (batcher, ends):
-        first, second = Request([row(1)]), Request([row(2)])
+        first, second = RowRequest([row(1)]), RowRequest([row(2)])
         batcher.submit(first)
         ends.wait(first)
         assert batcher.is_broken
@@ -189,7 +189,7 @@ def test_a_lost_device_fails_everything() -> None:
 def test_a_cancelled_request_is_computed_no_more() -> None:
     gate = Gate()
     with running(call_of(gate, 1), 1) as (batcher, ends):
-        long, other = Request([row(1), row(2), row(3)]), Request([row(9)])
+        long, other = RowRequest([row(1), row(2), row(3)]), RowRequest([row(9)])
         batcher.submit(long)
         assert gate.entered.acquire(timeout=SECONDS)
         batcher.submit(other)
@@ -203,7 +203,7 @@ def test_a_cancelled_request_is_computed_no_more() -> None:
 def test_stopping_fails_those_that_wait() -> None:
     gate = Gate()
     with running(call_of(gate, 1), 1) as (batcher, ends):
-        request = Request([row(1), row(2)])
+        request = RowRequest([row(1), row(2)])
         batcher.submit(request)
         assert gate.entered.acquire(timeout=SECONDS)
         gate.open.set()
@@ -212,7 +212,7 @@ def test_stopping_fails_those_that_wait() -> None:
         ends.wait(request)
         stopper.join(SECONDS)
     with pytest.raises(EngineCrashedError):
-        batcher.submit(Request([row(1)]))
+        batcher.submit(RowRequest([row(1)]))
 
 
 @pytest.mark.parametrize(

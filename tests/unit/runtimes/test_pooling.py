@@ -19,7 +19,7 @@ from neuron.errors import (
     NeuronError,
     OutOfMemoryError,
 )
-from neuron.runtimes.transformers_engine.pooling.batcher import Batcher, Request
+from neuron.runtimes.transformers_engine.pooling.batcher import TextBatcher, TextRequest
 from neuron.runtimes.transformers_engine.pooling.recipe import Recipe, read_recipe
 from neuron.runtimes.transformers_engine.task import find_task
 
@@ -43,18 +43,18 @@ class Ended:
     """Requests that have ended; may be waited for."""
 
     def __init__(self) -> None:
-        self._events: dict[Request, threading.Event] = {}
+        self._events: dict[TextRequest, threading.Event] = {}
 
-    def request(self, *sizes: int) -> Request:
-        made = Request([[1] * size for size in sizes])
+    def request(self, *sizes: int) -> TextRequest:
+        made = TextRequest([[1] * size for size in sizes])
         self._events[made] = threading.Event()
         return made
 
-    def deliver(self, requests: list[Request]) -> None:
+    def deliver(self, requests: list[TextRequest]) -> None:
         for request in requests:
             self._events[request].set()
 
-    def wait(self, *requests: Request) -> None:
+    def wait(self, *requests: TextRequest) -> None:
         for request in requests:
             assert self._events[request].wait(10), "waited in vain"
 
@@ -70,14 +70,14 @@ def ended() -> Ended:
 
 
 @pytest.fixture
-def batcher(counter: Counter, ended: Ended) -> Iterator[Batcher]:
-    made = Batcher(counter.answer, ended.deliver, "model:1", max_texts=4)
+def batcher(counter: Counter, ended: Ended) -> Iterator[TextBatcher]:
+    made = TextBatcher(counter.answer, ended.deliver, "model:1", max_items=4)
     yield made
     made.stop()
 
 
 def test_every_request_has_its_turn_and_like_lengths_go_together(
-    batcher: Batcher, counter: Counter, ended: Ended
+    batcher: TextBatcher, counter: Counter, ended: Ended
 ) -> None:
     large, small = ended.request(*[20] * 12, 300), ended.request(310)
     batcher.submit(large)
@@ -91,7 +91,7 @@ def test_every_request_has_its_turn_and_like_lengths_go_together(
 
 
 def test_a_text_that_fails_fails_its_request_alone(
-    batcher: Batcher, counter: Counter, ended: Ended
+    batcher: TextBatcher, counter: Counter, ended: Ended
 ) -> None:
     counter.fail = lambda sizes: ValueError("odd") if 13 in sizes else None
     good, bad = ended.request(12, 12), ended.request(13)
@@ -106,7 +106,7 @@ def test_a_text_that_fails_fails_its_request_alone(
 
 
 def test_out_of_memory_makes_passes_smaller(
-    batcher: Batcher, counter: Counter, ended: Ended
+    batcher: TextBatcher, counter: Counter, ended: Ended
 ) -> None:
     counter.fail = lambda sizes: torch.OutOfMemoryError("full") if sum(sizes) > 25 else None
     many, large = ended.request(*[10] * 8), ended.request(26)
@@ -120,7 +120,9 @@ def test_out_of_memory_makes_passes_smaller(
     assert isinstance(large.error, OutOfMemoryError)
 
 
-def test_a_lost_device_fails_everything(batcher: Batcher, counter: Counter, ended: Ended) -> None:
+def test_a_lost_device_fails_everything(
+    batcher: TextBatcher, counter: Counter, ended: Ended
+) -> None:
     counter.fail = lambda _: RuntimeError("CUDA error: an illegal memory access")
     first, second = ended.request(1), ended.request(500)
     batcher.submit(first)
@@ -134,13 +136,15 @@ def test_a_lost_device_fails_everything(batcher: Batcher, counter: Counter, ende
         batcher.submit(ended.request(1))
 
 
-def submit_for_ever(batcher: Batcher, ended: Ended) -> None:
+def submit_for_ever(batcher: TextBatcher, ended: Ended) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         batcher.submit(ended.request(1))
 
 
-def test_what_is_open_when_it_stops_fails(batcher: Batcher, counter: Counter, ended: Ended) -> None:
+def test_what_is_open_when_it_stops_fails(
+    batcher: TextBatcher, counter: Counter, ended: Ended
+) -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def wait(_: list[int]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from ...errors import InvalidInputError
 from ...models.job import JobOutput
-from .batcher import Request
+from .batcher import RowRequest
 from .labels import label_scores
 from .signature import Signature
 from .tensors import RowTensors, to_json
@@ -27,7 +27,7 @@ class AnswerWriter:
         self._model = model
         self._signature = signature
 
-    def write(self, request: Request, single: bool, began: float) -> JobOutput:
+    def write(self, request: RowRequest, single: bool, began: float) -> JobOutput:
         """The answer: one object for a `single` row, else a list in the rows' order. Blocks.
 
         `began` is when the job's reading began, on the monotonic clock.
@@ -35,7 +35,7 @@ class AnswerWriter:
         Raises:
             InvalidInputError: the answer is larger than a result may be.
         """
-        outputs = [output for output in request.outputs if output is not None]
+        outputs = [output for output in request.answers if output is not None]
         self._check_tensors(outputs)
         strange = 0
         results = []
@@ -86,7 +86,7 @@ class AnswerWriter:
             )
 
 
-def _metrics(request: Request, began: float) -> dict[str, Any]:
+def _metrics(request: RowRequest, began: float) -> dict[str, Any]:
     started = request.started or request.submitted
     finished = request.finished or started
     return {

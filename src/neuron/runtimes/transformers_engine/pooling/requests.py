@@ -7,7 +7,7 @@ from typing import Any
 from ....errors import InvalidInputError
 from ....models.job import JobInput
 from ..task import Task
-from .batcher import Request
+from .batcher import TextRequest
 
 _PARAMETERS = frozenset({"stream"})
 _DOES: dict[Task, str] = {"embed": "embeds texts", "classify": "classifies texts"}
@@ -25,7 +25,7 @@ class RequestReader:
         self._context_tokens = context_tokens
         self._prefix = prefix
 
-    def read(self, job_input: JobInput) -> Request:
+    def read(self, job_input: JobInput) -> TextRequest:
         """The job's texts as tokens: one for a prompt, one for each of its inputs. Blocks.
 
         Raises:
@@ -33,9 +33,9 @@ class RequestReader:
         """
         self._check(job_input)
         if job_input.prompt is not None:
-            return Request([self._text(job_input.prompt, "prompt")])
+            return TextRequest([self._text(job_input.prompt, "prompt")])
         rows = job_input.inputs or []
-        return Request([self._text(row, f"inputs[{place}]") for place, row in enumerate(rows)])
+        return TextRequest([self._text(row, f"inputs[{place}]") for place, row in enumerate(rows)])
 
     def _text(self, text: Any, where: str) -> list[int]:
         if not isinstance(text, str):

@@ -15,10 +15,11 @@ from ....errors import InvalidInputError
 from ....models.job import JobInput, JobOutput, ResumeState
 from ...base import Generation, RuntimeStats
 from ...pytorch_engine.answers import MAX_ANSWER_BYTES
+from ...stacking.desk import RequestDesk
 from ..hardware import memory_mb
 from ..loading import LoadedCheckpoint
 from ..task import Task
-from .batcher import Batcher, Request
+from .batcher import TextBatcher, TextRequest
 from .model import PoolingModel
 from .recipe import Recipe
 from .requests import RequestReader
@@ -41,9 +42,10 @@ class PoolingSession:
         self._reader = RequestReader(checkpoint.tokenizer, name, task, limit, recipe.prefix)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="texts")
         self._loop = asyncio.get_running_loop()
-        self._ended: dict[Request, asyncio.Future[None]] = {}
-        self._batcher = Batcher(model.answer, self._deliver, name, max_texts)
-        self._batcher.start()
+        self._desk = RequestDesk(
+            lambda deliver: TextBatcher(model.answer, deliver, name, max_texts)
+        )
+        self._batcher = self._desk.batcher
 
     @property
     def is_broken(self) -> bool:
@@ -60,7 +62,7 @@ class PoolingSession:
         """As BaseRuntime.generate; one piece, streamed as JSON."""
         began = time.monotonic()
         request = await self._loop.run_in_executor(self._threads, self._reader.read, job_input)
-        await self._compute(request)
+        await self._desk.compute(request)
         output, text = await self._loop.run_in_executor(
             self._threads, self._write, request, job_input.inputs is None, began
         )
@@ -71,21 +73,7 @@ class PoolingSession:
         self._batcher.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _compute(self, request: Request) -> None:
-        """Have the batcher answer the request; cancelling this drops it at once."""
-        ended = self._loop.create_future()
-        self._ended[request] = ended
-        try:
-            self._batcher.submit(request)
-            await ended
-        finally:
-            del self._ended[request]
-            if not ended.done() or ended.cancelled():
-                self._batcher.cancel(request)
-        if request.error is not None:
-            raise request.error
-
-    def _write(self, request: Request, single: bool, began: float) -> tuple[JobOutput, str]:
+    def _write(self, request: TextRequest, single: bool, began: float) -> tuple[JobOutput, str]:
         result = request.answers[0] if single else request.answers
         text = msgspec.json.encode(result)
         if len(text) > MAX_ANSWER_BYTES:
@@ -97,26 +85,16 @@ class PoolingSession:
             "model": self._name,
             "runtime": "transformers",
             "task": self._task,
-            "prompt_tokens": sum(map(len, request.texts)),
+            "prompt_tokens": sum(map(len, request.items)),
         }
         if self._task == "embed":
-            metadata["dimensions"] = len(request.answers[0])
+            metadata["dimensions"] = len(request.answers[0] or ())
         return JobOutput(result=result, metadata=metadata, metrics=_metrics(request, began)), (
             text.decode()
         )
 
-    def _deliver(self, requests: list[Request]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._post, requests)
 
-    def _post(self, requests: list[Request]) -> None:
-        for request in requests:
-            ended = self._ended.get(request)
-            if ended is not None and not ended.done():
-                ended.set_result(None)
-
-
-def _metrics(request: Request, began: float) -> dict[str, Any]:
+def _metrics(request: TextRequest, began: float) -> dict[str, Any]:
     started = request.started or request.submitted
     finished = request.finished or started
     return {

@@ -1,0 +1,1 @@
+"""Answering many requests with few calls of a model that answers whole batches."""
