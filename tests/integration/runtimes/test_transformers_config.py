@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from answers import job
+from asking import job
 
 from neuron.errors import InsufficientResourcesError, InvalidInputError, RuntimeUnavailableError
 from neuron.models.runtime import RuntimeType, TransformersConfig

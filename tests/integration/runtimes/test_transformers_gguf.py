@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from answers import collect, collect_all, job
+from asking import collect, collect_all, job
 from tiny_gguf import build_tiny_gguf
 
 from neuron.errors import ArtifactCorruptError, InvalidInputError
@@ -74,7 +74,7 @@ async def test_its_template_and_its_context_are_known(folder: Path, load: Load) 
         messages=[ChatMessage(role="user", content="hi")],
         parameters={"temperature": 0, "max_tokens": 500, "ignore_eos": True},
     )
-    _, _, output = await collect(runtime.generate(chat))
+    _, _, output = await collect(runtime, chat)
     metadata = output.metadata
     assert metadata["prompt_tokens"] > 10
     assert metadata["prompt_tokens"] + metadata["tokens_generated"] == 128

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from answers import collect, collect_all, job
+from asking import collect, collect_all, job
 
 from neuron.errors import ArtifactCorruptError, InvalidInputError, NeuronError
 from neuron.models.job import ChatMessage, JobInput, ResumeState
@@ -50,7 +50,7 @@ async def test_greedy_is_generate_token_for_token_alone_and_in_a_batch(
     runtime: TransformersRuntime, reference: Callable[[str, int], list[int]]
 ) -> None:
     expected = [reference(prompt, 24) for prompt in PROMPTS]
-    alone = [await collect(runtime.generate(job(prompt))) for prompt in PROMPTS]
+    alone = [await collect(runtime, job(prompt)) for prompt in PROMPTS]
     together = await collect_all(runtime, [job(prompt) for prompt in PROMPTS])
     assert [tokens for _, tokens, _ in alone] == expected
     assert [tokens for _, tokens, _ in together] == expected
@@ -67,7 +67,7 @@ async def test_rows_that_join_and_leave_at_any_time_stay_themselves(
     async def late(prompt: str, max_tokens: int, turns: int) -> list[int]:
         for _ in range(turns):
             await asyncio.sleep(0.001)
-        return (await collect(runtime.generate(job(prompt, max_tokens=max_tokens))))[1]
+        return (await collect(runtime, job(prompt, max_tokens=max_tokens)))[1]
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(late(*one, rng.randrange(60))) for one in plan]
@@ -95,21 +95,21 @@ async def test_a_stream_is_the_result_in_pieces(runtime: TransformersRuntime) ->
 async def test_stop_strings_end_the_text_before_them(runtime: TransformersRuntime) -> None:
     whole = (await runtime.execute(job("Hello"))).result
     stop = whole[6:9]
-    text, _, output = await collect(runtime.generate(job("Hello", stop=[stop])))
+    text, _, output = await collect(runtime, job("Hello", stop=[stop]))
     assert output.result == text == whole[: whole.index(stop)]
     assert output.metadata["finish_reason"] == "stop"
     assert output.metadata["stop_reason"] == stop
 
 
 async def test_a_stop_token_ends_the_answer_and_counts(runtime: TransformersRuntime) -> None:
-    _, tokens, _ = await collect(runtime.generate(job("Hello")))
+    _, tokens, _ = await collect(runtime, job("Hello"))
     end = next(i for i, token in enumerate(tokens) if i > 2 and token not in tokens[:i])
-    _, got, output = await collect(runtime.generate(job("Hello", stop_token_ids=[tokens[end]])))
+    _, got, output = await collect(runtime, job("Hello", stop_token_ids=[tokens[end]]))
     assert got == tokens[: end + 1]
     assert output.metadata["tokens_generated"] == end + 1
     assert output.metadata["finish_reason"] == "stop"
     _, longer, _ = await collect(
-        runtime.generate(job("Hello", stop_token_ids=[tokens[end]], min_tokens=end + 2))
+        runtime, job("Hello", stop_token_ids=[tokens[end]], min_tokens=end + 2)
     )
     assert len(longer) >= end + 2
     assert tokens[end] not in longer[: end + 1]
@@ -120,11 +120,11 @@ async def test_a_seed_is_an_answer_alone_and_in_a_batch(runtime: TransformersRun
         job(prompt, temperature=1.0, top_p=0.95, seed=index, frequency_penalty=0.5)
         for index, prompt in enumerate(PROMPTS)
     ]
-    alone = [(await collect(runtime.generate(one)))[1] for one in jobs]
+    alone = [(await collect(runtime, one))[1] for one in jobs]
     together = [tokens for _, tokens, _ in await collect_all(runtime, jobs)]
     assert alone == together
     other = job(PROMPTS[0], temperature=1.0, top_p=0.95, seed=99, frequency_penalty=0.5)
-    assert (await collect(runtime.generate(other)))[1] != alone[0]
+    assert (await collect(runtime, other))[1] != alone[0]
 
 
 @pytest.mark.parametrize("parameters", [{}, {"temperature": 1.0, "seed": 5, "top_p": 1.0}])
@@ -133,7 +133,7 @@ async def test_an_answer_goes_on_where_it_was_interrupted(
     runtime: TransformersRuntime, parameters: dict[str, Any], kept: int
 ) -> None:
     one = job("Hello", **parameters)
-    text, tokens, whole = await collect(runtime.generate(one))
+    text, tokens, whole = await collect(runtime, one)
     had = ""
     seen = 0
     async with aclosing(runtime.generate(one)) as generations:
@@ -143,7 +143,7 @@ async def test_an_answer_goes_on_where_it_was_interrupted(
             had += piece.text
             seen += len(piece.token_ids)
     resume = ResumeState(token_ids=tokens[:seen], text=had)
-    new_text, new_tokens, output = await collect(runtime.generate(one, resume))
+    new_text, new_tokens, output = await collect(runtime, one, resume)
     assert tokens[:seen] + new_tokens == tokens
     assert had + new_text == text
     assert output.result == whole.result
@@ -153,7 +153,7 @@ async def test_an_answer_goes_on_where_it_was_interrupted(
 
 async def test_one_bad_request_fails_alone(runtime: TransformersRuntime) -> None:
     async with asyncio.TaskGroup() as group:
-        good = group.create_task(collect(runtime.generate(job("Hello"))))
+        good = group.create_task(collect(runtime, job("Hello")))
         with pytest.raises(InvalidInputError, match="9999 is not a token"):
             await runtime.execute(job("Hello", stop_token_ids=[9999]))
     assert good.result()[2].metadata["tokens_generated"] == 24
@@ -227,7 +227,7 @@ async def test_unloading_fails_what_is_open_and_can_be_repeated(cache: Path) -> 
     await runtime.unload_model()
     assert not runtime.is_model_loaded()
     with pytest.raises(NeuronError, match="unloaded"):
-        await collect(generations)
+        _ = [piece async for piece in generations]
     with pytest.raises(NeuronError, match="no model is loaded"):
         await runtime.execute(job("Hello"))
 

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from answers import collect, collect_all, job
+from asking import collect, collect_all, job
 
 from neuron.errors import InvalidInputError
 from neuron.models.job import JobInput, ResumeState
@@ -81,11 +81,11 @@ async def test_logprobs_are_those_of_a_plain_forward_pass(
     runtime: TransformersRuntime, reference: Reference, top: int
 ) -> None:
     one = job("Hello", logprobs=top, temperature=1.5, seed=3, repetition_penalty=1.3, top_k=40)
-    _, tokens, output = await collect(runtime.generate(one))
+    _, tokens, output = await collect(runtime, one)
     assert len(tokens) == 24
     check_scores(reference, "Hello", tokens, output.metadata["logprobs"], top)
     _, without, plain = await collect(
-        runtime.generate(job("Hello", temperature=1.5, seed=3, repetition_penalty=1.3, top_k=40))
+        runtime, job("Hello", temperature=1.5, seed=3, repetition_penalty=1.3, top_k=40)
     )
     assert without == tokens
     assert "logprobs" not in plain.metadata
@@ -96,7 +96,7 @@ async def test_a_target_is_scored_as_the_models_own_loss_says(
 ) -> None:
     target = "Paris, of course: 東京 🙂!"
     one = job("Where?", target=target, max_tokens=1, stop=["o"], temperature=2, min_tokens=3)
-    text, tokens, output = await collect(runtime.generate(one))
+    text, tokens, output = await collect(runtime, one)
     expected = reference.tokenizer.encode(target, add_special_tokens=False)
     assert tokens == expected
     assert text == output.result == target
@@ -115,7 +115,7 @@ async def test_a_target_may_name_tokens_that_would_end_an_answer(
     runtime: TransformersRuntime,
 ) -> None:
     target = "a<|im_end|>b"
-    text, tokens, output = await collect(runtime.generate(job("Hi", target=target, logprobs=2)))
+    text, tokens, output = await collect(runtime, job("Hi", target=target, logprobs=2))
     assert text == output.result == target
     assert [entry["token"] for entry in output.metadata["logprobs"]] == ["a", "<|im_end|>", "b"]
     assert len(output.metadata["logprobs"][1]["top"]) == 2
@@ -142,7 +142,7 @@ async def test_greedy_stays_generate_whatever_stands_beside_it(
         job(PROMPTS[1], temperature=1, seed=8, presence_penalty=1.0),
         job(PROMPTS[0], max_tokens=5),
     ]
-    alone = [await collect(runtime.generate(one)) for one in jobs]
+    alone = [await collect(runtime, one) for one in jobs]
     together = await collect_all(runtime, jobs)
     for lonely, joined in zip(alone, together, strict=True):
         assert lonely[:2] == joined[:2]
@@ -159,7 +159,7 @@ async def test_greedy_stays_generate_whatever_stands_beside_it(
 @pytest.mark.parametrize("temperature", [0, 1.2])
 async def test_a_schema_is_obeyed(runtime: TransformersRuntime, temperature: float) -> None:
     one = job("Hello", json_schema=SCHEMA, max_tokens=150, temperature=temperature, seed=1)
-    text, _, output = await collect(runtime.generate(one))
+    text, _, output = await collect(runtime, one)
     jsonschema.validate(json.loads(text), SCHEMA)
     assert output.metadata["finish_reason"] == "stop"
     assert output.result == text
@@ -167,12 +167,12 @@ async def test_a_schema_is_obeyed(runtime: TransformersRuntime, temperature: flo
 
 async def test_a_regex_matches_whole(runtime: TransformersRuntime) -> None:
     text, _, output = await collect(
-        runtime.generate(job("Hello", regex=r"(ab|cd)+-[0-9]{2,4}", min_tokens=20))
+        runtime, job("Hello", regex=r"(ab|cd)+-[0-9]{2,4}", min_tokens=20)
     )
     assert re.fullmatch(r"(ab|cd)+-[0-9]{2,4}", text) or (
         output.metadata["finish_reason"] == "length"
     )
-    text, _, output = await collect(runtime.generate(job("Hello", regex="[A-Z]{3}")))
+    text, _, output = await collect(runtime, job("Hello", regex="[A-Z]{3}"))
     assert re.fullmatch("[A-Z]{3}", text)
     assert output.metadata["finish_reason"] == "stop"
 
@@ -223,11 +223,11 @@ async def test_a_scored_answer_goes_on_and_tells_all_its_scores(
     runtime: TransformersRuntime, parameters: dict[str, Any]
 ) -> None:
     one = job("Hello", logprobs=1, **parameters)
-    text, tokens, whole = await collect(runtime.generate(one))
+    text, tokens, whole = await collect(runtime, one)
     had, seen = await cut(runtime, one, 7)
     assert len(seen) < len(tokens)
     new_text, new_tokens, output = await collect(
-        runtime.generate(one, ResumeState(token_ids=seen, text=had))
+        runtime, one, ResumeState(token_ids=seen, text=had)
     )
     assert seen + new_tokens == tokens
     assert had + new_text == text
@@ -239,9 +239,9 @@ async def test_a_scored_answer_goes_on_and_tells_all_its_scores(
 
 async def test_a_guided_answer_begins_anew(runtime: TransformersRuntime) -> None:
     one = job("Hello", regex="[a-z]{12}")
-    text, tokens, _ = await collect(runtime.generate(one))
+    text, tokens, _ = await collect(runtime, one)
     had, seen = await cut(runtime, one, 2)
-    resumed = await collect(runtime.generate(one, ResumeState(token_ids=seen, text=had)))
+    resumed = await collect(runtime, one, ResumeState(token_ids=seen, text=had))
     assert resumed[:2] == (text, tokens)
     assert resumed[2].metadata["resumed_tokens"] == 0
 
