@@ -19,7 +19,12 @@ from neuron.errors import (
 )
 from neuron.models.runtime import VLLMConfig
 from neuron.models.sampling import SamplingParameters
-from neuron.runtimes.vllm_engine.arguments import check_files, cpu_arguments, engine_arguments
+from neuron.runtimes.vllm_engine.arguments import (
+    check_files,
+    cpu_arguments,
+    engine_arguments,
+    pooling_task,
+)
 from neuron.runtimes.vllm_engine.children import ChildFailure
 from neuron.runtimes.vllm_engine.failures import adapter_error, core_death, load_error
 from neuron.runtimes.vllm_engine.sampling import sampling_arguments
@@ -52,6 +57,17 @@ def test_room_for_adapters_is_kept_only_where_it_is_asked_for() -> None:
     config = VLLMConfig(max_loras=2, enable_lora=True)
     on_a_cpu = cpu_arguments(config, fast_bfloat16=True, free_bytes=2**30)
     assert on_a_cpu["max_loras"] == 3  # one for requests without an adapter
+
+
+def test_a_model_that_reads_does_what_it_was_loaded_for() -> None:
+    embeds = ["token_embed", "embed"]
+    assert pooling_task("a:1", VLLMConfig(), embeds) == "embed"
+    assert pooling_task("a:1", VLLMConfig(), ["classify", "token_classify"]) == "classify"
+    assert pooling_task("a:1", VLLMConfig(task="embed"), embeds) == "embed"
+    with pytest.raises(InvalidInputError, match=r"a:1 cannot classify; .* embed, token_embed"):
+        pooling_task("a:1", VLLMConfig(task="classify"), embeds)
+    with pytest.raises(InvalidInputError, match="offers nothing"):
+        pooling_task("a:1", VLLMConfig(), [])
 
 
 def test_what_a_worker_says_of_an_adapter_is_cut_to_its_reason() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import ArtifactCorruptError, InvalidInputError
 from ...models.runtime import VLLMConfig
 from ...models.sampling import MAX_TOP_LOGPROBS
 
+PoolingTask = Literal["embed", "classify"]
+"""What a model that reads is asked for."""
 _REMOVED_QUANTIZATIONS = {"squeezellm"}
 _RUNNERS = {"auto": "auto", "generate": "generate", "embed": "pooling", "classify": "pooling"}
 _GIB = 2**30
@@ -86,6 +89,23 @@ def cpu_arguments(config: VLLMConfig, *, fast_bfloat16: bool, free_bytes: int) -
         share = int(free_bytes * config.gpu_memory_utilization)
         arguments["kv_cache_memory_bytes"] = min(_CPU_CACHE_BYTES, share)
     return arguments
+
+
+def pooling_task(name: str, config: VLLMConfig, offered: Collection[str]) -> PoolingTask:
+    """What a model that reads is asked for.
+
+    Raises:
+        InvalidInputError: it cannot do what the config wants it for.
+    """
+    wanted: tuple[PoolingTask, ...]
+    wanted = (config.task,) if config.task in ("embed", "classify") else ("classify", "embed")
+    for task in wanted:
+        if task in offered:
+            return task
+    raise InvalidInputError(
+        f"runtime_config: task: {name} cannot {' or '.join(wanted)}; vLLM offers "
+        f"{', '.join(sorted(offered)) or 'nothing'} for it"
+    )
 
 
 def check_files(folder: Path, name: str) -> None:

@@ -15,16 +15,22 @@ from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from ...errors import EngineCrashedError, InvalidInputError
+from ...errors import EngineCrashedError
 from ...models.job import JobInput, ResumeState
 from ...models.runtime import VLLMConfig
 from ..transformers_engine.hardware import cache_budget, has_fast_bfloat16
 from .adapters import Adapters
-from .arguments import NO_COMPILER, check_files, cpu_arguments, engine_arguments
+from .arguments import (
+    NO_COMPILER,
+    check_files,
+    cpu_arguments,
+    engine_arguments,
+    pooling_task,
+)
 from .children import ChildFailures
 from .core import Core
 from .guides import guides_config
-from .pooling import PoolingPrompts, Task
+from .pooling import PoolingPrompts
 from .progress import Progress
 from .requests import PoolingRequests, Request, TextRequests
 
@@ -121,7 +127,7 @@ class VLLMEngine:
         return self._requests.make(job_input, resume)
 
     def _pooling(self, offered: frozenset[str]) -> PoolingRequests:
-        task = _pooling_task(self.name, self._config, offered)
+        task = pooling_task(self.name, self._config, offered)
         context = int(self._model_config.max_model_len)
         prompts = PoolingPrompts(self._tokenizer, self._folder, self.name, context)
         return PoolingRequests(self._core, task, prompts, self._model_config.hf_config)
@@ -144,20 +150,3 @@ class VLLMEngine:
     def close(self) -> None:
         """End vLLM's processes, by force after CLOSE_SECONDS; blocks. Open requests raise."""
         self._core.close(CLOSE_SECONDS)
-
-
-def _pooling_task(name: str, config: VLLMConfig, offered: frozenset[str]) -> Task:
-    """What a model that reads is asked for.
-
-    Raises:
-        InvalidInputError: it cannot do what the config wants it for.
-    """
-    wanted: tuple[Task, ...]
-    wanted = (config.task,) if config.task in ("embed", "classify") else ("classify", "embed")
-    for task in wanted:
-        if task in offered:
-            return task
-    raise InvalidInputError(
-        f"runtime_config: task: {name} cannot {' or '.join(wanted)}; vLLM offers "
-        f"{', '.join(sorted(offered)) or 'nothing'} for it"
-    )

@@ -8,16 +8,15 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vllm.pooling_params import PoolingParams
 
 from ...errors import ArtifactCorruptError, InvalidInputError, NeuronError
 from ...models.job import JobInput, JobOutput
 from ..base import Generation
+from .arguments import PoolingTask
 from .core import Core
-
-Task = Literal["embed", "classify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Pooling:
     """A request for one text or more, checked and tokenized."""
 
     core: Core
-    task: Task
+    task: PoolingTask
     texts: list[list[int]]
     labels: Sequence[str]
     is_list: bool

@@ -18,10 +18,11 @@ from ..transformers_engine.prompt import PromptBuilder
 from ..transformers_engine.row import Row, Timing
 from .adapters import Adapters
 from .answering import Answering, Guiding
+from .arguments import PoolingTask
 from .core import Core
 from .guides import Guides
 from .logprobs import TokenScores
-from .pooling import Pooling, PoolingPrompts, Task
+from .pooling import Pooling, PoolingPrompts
 from .scoring import Scoring
 
 
@@ -158,7 +159,9 @@ class TextRequests:
 class PoolingRequests:
     """Makes requests for a model that reads texts; blocks."""
 
-    def __init__(self, core: Core, task: Task, prompts: PoolingPrompts, hf_config: Any) -> None:
+    def __init__(
+        self, core: Core, task: PoolingTask, prompts: PoolingPrompts, hf_config: Any
+    ) -> None:
         self.task = task
         self._core = core
         self._prompts = prompts
