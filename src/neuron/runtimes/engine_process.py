@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -151,6 +152,7 @@ class Engine:
             failure = _as_neuron_error(error)
             self._control.send(messages.LoadFailed(failure.code, failure.message, failure.details))
             return False
+        await asyncio.to_thread(_settle_garbage)
         self._control.send(messages.Loaded(runtime.stats().memory_mb))
         return True
 
@@ -193,6 +195,15 @@ class Engine:
     def _on_data_closed(self, reason: str | None) -> None:
         if reason is not None:
             _exit(EXIT_BAD_FRAME, f"the data channel broke: {reason}")
+
+
+def _settle_garbage() -> None:
+    """Clear away what loading left, and never walk again over what stays as long as the model.
+
+    With torch loaded that walk takes some 100 ms, in the middle of somebody's answer.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _as_neuron_error(error: Exception) -> NeuronError:

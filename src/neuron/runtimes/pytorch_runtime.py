@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import time
@@ -72,8 +71,6 @@ class PyTorchRuntime(BaseRuntime):
             call = ModelCall(model)
             limit = min(parsed.batch_size, self.settings.max_batch_size)
             rows = probe(model, call, parsed, limit)
-            gc.collect()  # what loading leaves behind is large: better now than between two calls,
-            gc.freeze()  # and never again: to walk all of torch's objects takes some 100 ms
             return model, call, reader, rows
 
         model, call, reader, rows = await asyncio.to_thread(load)
@@ -110,7 +107,6 @@ class PyTorchRuntime(BaseRuntime):
             return
         await asyncio.to_thread(session.batcher.stop)
         session.threads.close()
-        gc.unfreeze()
         on_gpu = session.model.device.type == "cuda"
         del session
         if on_gpu:
