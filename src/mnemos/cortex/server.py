@@ -21,7 +21,7 @@ from .grpc.service import CortexService
 from .notifier import LocalNotifier
 from .reaper import DelayedJobPromoter, LeaseReaper
 from .settings import CortexSettings
-from .sql.store import SqliteStore
+from .sql.sqlite_store import SqliteStore
 from .telemetry import CortexMetrics
 
 GRPC_GRACE_SECONDS = 1.0

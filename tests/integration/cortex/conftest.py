@@ -11,7 +11,7 @@ from cortex_tools import LEASE, Cortex, StoreFactory, StoreTools, TurnableClock,
 
 from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.settings import CortexSettings
-from mnemos.cortex.sql.store import SqliteStore
+from mnemos.cortex.sql.sqlite_store import SqliteStore
 from mnemos.cortex.store import Store
 
 

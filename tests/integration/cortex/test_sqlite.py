@@ -15,7 +15,7 @@ from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import Chunk, FinishedRow, JobFilter
 from mnemos.cortex.sql.database import DATABASE_NAME, migrate
 from mnemos.cortex.sql.schema import metadata
-from mnemos.cortex.sql.store import SqliteStore
+from mnemos.cortex.sql.sqlite_store import SqliteStore
 from mnemos.cortex.sql.transaction import Transaction
 
 _OLD_JOB = """

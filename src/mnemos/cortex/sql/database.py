@@ -5,22 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ..errors import StartError, StorageUnavailableError
+from .migrating import upgrade
 
 DATABASE_NAME = "cortex.db"
 LOCK_NAME = "cortex.lock"
 BUSY_TIMEOUT_MS = 5000
-
-_MIGRATIONS = Path(__file__).parent.parent / "migrations"
-_migrating = threading.Lock()  # Alembic's environment is one per process
 
 
 class DirectoryLock:
@@ -61,13 +56,10 @@ def migrate(database: Path, revision: str = "head") -> None:
 
     Only tests stop at an older `revision`.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
     try:
-        with _migrating, engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+        with engine.begin() as connection:
+            upgrade(connection, revision)
     except Exception as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StartError(f"The database {database} cannot be opened: {reason}.") from error

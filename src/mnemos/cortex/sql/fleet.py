@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 
 from ..errors import WorkerNotFoundError, WorkerReplacedError, WorkerUnknownError
@@ -18,16 +17,24 @@ from ..records import (
     WorkerRecord,
 )
 from .attempts import Random, release_attempt
+from .engine import LOCK, Connection, fields_of
 from .reaping import lose_attempt
 from .submitting import add_action
 from .transaction import Row, Transaction
 from .transitions import JOB_COLUMNS
 
-_KNOWN_INSTANCE = "SELECT instance_id FROM workers WHERE worker_id = :worker_id"
+_KNOWN_INSTANCE = f"""
+SELECT instance_id FROM workers WHERE worker_id = :worker_id {LOCK}
+"""  # noqa: S608  constants only
 _FIND = "SELECT * FROM workers WHERE worker_id = :worker_id"
+_FIND_AND_LOCK = f"{_FIND} {LOCK}"
 _HELD = f"""
 SELECT {JOB_COLUMNS} FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
+ORDER BY seq {LOCK}
 """  # noqa: S608  constants only
+_HELD_BY = """
+SELECT job_id FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
+"""
 _HELD_IDS = """
 SELECT worker_id, job_id FROM jobs WHERE lease_expires_at IS NOT NULL ORDER BY worker_id, seq
 """
@@ -70,7 +77,7 @@ WHERE job_id = :job_id AND attempt = :attempt AND lease_expires_at IS NOT NULL
 
 def register(tx: Transaction, new: Registration, random: Random) -> float:
     """Make a worker known. Another instance under its id means that the old one is gone."""
-    known = tx.one(_FIND, {"worker_id": new.worker_id})
+    known = tx.one(_FIND_AND_LOCK, {"worker_id": new.worker_id})
     row = tx.one(
         _UPSERT,
         {
@@ -192,7 +199,7 @@ def direct(tx: Transaction, worker_id: str, kind: str, desired: DesiredState, re
     add_action(tx, worker_id, kind, reason)
 
 
-def list_workers(connection: sqlite3.Connection) -> list[WorkerRecord]:
+def list_workers(connection: Connection) -> list[WorkerRecord]:
     """Return all workers with what they hold, oldest registration first."""
     held: dict[str, list[str]] = {}
     for row in connection.execute(_HELD_IDS):
@@ -201,17 +208,17 @@ def list_workers(connection: sqlite3.Connection) -> list[WorkerRecord]:
     return [_worker(row, held.get(row["worker_id"], ())) for row in rows]
 
 
-def get_worker(connection: sqlite3.Connection, worker_id: str) -> WorkerRecord:
+def get_worker(connection: Connection, worker_id: str) -> WorkerRecord:
     """Return one worker. Raises WorkerNotFoundError."""
     row = connection.execute(_FIND, {"worker_id": worker_id}).fetchone()
     if row is None:
         raise WorkerNotFoundError(worker_id)
-    held = connection.execute(_HELD, {"worker_id": worker_id})
+    held = connection.execute(_HELD_BY, {"worker_id": worker_id})
     return _worker(row, [job["job_id"] for job in held])
 
 
 def _worker(row: Row, held: Sequence[str]) -> WorkerRecord:
-    fields = dict(zip(row.keys(), row, strict=True))
+    fields = fields_of(row)
     fields["desired_state"] = DesiredState(fields["desired_state"])
     fields["lost"] = bool(fields["lost"])
     return WorkerRecord(**fields, current_jobs=held)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from ..state_machine import Phase
+from .engine import fields_of
 from .transaction import Row, Transaction
 
 _FIND = "SELECT lane_id FROM lanes WHERE lane_key = :key"
@@ -67,7 +68,7 @@ def raise_needs(tx: Transaction, job: Row, memory_mb: int, gpu_memory_mb: int) -
     """
     told = tx.one(_DEMANDS_OF, {"seq": job["seq"]})
     assert told is not None
-    demands = dict(zip(told.keys(), told, strict=True))
+    demands = fields_of(told)
     raised = {
         name: need
         for name, need in (("min_memory_mb", memory_mb), ("min_gpu_memory_mb", gpu_memory_mb))

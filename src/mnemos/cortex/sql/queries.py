@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,8 +21,8 @@ from ..records import (
 )
 from ..state_machine import TERMINAL, JobState
 from ..store import MAX_PAGE_BYTES
+from .engine import Connection, Row, fields_of
 from .schema import job_inputs, job_results, jobs
-from .transaction import Row
 
 MAX_EVENTS_BYTES = 1024 * 1024
 
@@ -71,7 +70,7 @@ _GET_PARAMETER = next(iter(_))
 
 def job_from_row(row: Row) -> JobRecord:
     """Build a record from the columns of `jobs` and whatever payload was selected with them."""
-    fields = dict(zip(row.keys(), row, strict=True))
+    fields = fields_of(row)
     wanted: dict[str, Any] = {
         name: fields.get(name) for name in JobRecord.__dataclass_fields__ if name != "group"
     }
@@ -84,7 +83,7 @@ def job_from_row(row: Row) -> JobRecord:
     return JobRecord(**wanted)
 
 
-def get_job(connection: sqlite3.Connection, job_id: str) -> JobRecord:
+def get_job(connection: Connection, job_id: str) -> JobRecord:
     """Return a job with its payload. Raises JobNotFoundError."""
     row = connection.execute(_GET, {_GET_PARAMETER: job_id}).fetchone()
     if row is None:
@@ -92,13 +91,13 @@ def get_job(connection: sqlite3.Connection, job_id: str) -> JobRecord:
     return job_from_row(row)
 
 
-def get_attempts(connection: sqlite3.Connection, job_id: str) -> list[AttemptRecord]:
+def get_attempts(connection: Connection, job_id: str) -> list[AttemptRecord]:
     """Return the history of a job, oldest attempt first."""
     rows = connection.execute(_ATTEMPTS, {"job_id": job_id})
-    return [AttemptRecord(**dict(zip(row.keys(), row, strict=True))) for row in rows]
+    return [AttemptRecord(**fields_of(row)) for row in rows]
 
 
-def list_jobs(connection: sqlite3.Connection, query: JobFilter) -> list[JobRecord]:
+def list_jobs(connection: Connection, query: JobFilter) -> list[JobRecord]:
     """Return jobs, newest first."""
     statement = _FULL if query.full else _SLIM
     if query.statuses:
@@ -135,9 +134,7 @@ def _page(rows: Iterable[Row]) -> list[JobRecord]:
     return page
 
 
-def read_events(
-    connection: sqlite3.Connection, job_id: str, from_sequence: int, limit: int
-) -> EventPage:
+def read_events(connection: Connection, job_id: str, from_sequence: int, limit: int) -> EventPage:
     """Return a page of a job's log. Raises JobNotFoundError."""
     job = connection.execute(_FIND, {"job_id": job_id}).fetchone()
     if job is None:
@@ -154,16 +151,14 @@ def read_events(
     return EventPage(events, job["status"] in _TERMINAL_WORDS)
 
 
-def group_results(
-    connection: sqlite3.Connection, group: str, after: int, limit: int
-) -> list[JobRecord]:
+def group_results(connection: Connection, group: str, after: int, limit: int) -> list[JobRecord]:
     """Return finished jobs of a group in finishing order."""
     statement = _FULL.where(jobs.c.group_name == group, jobs.c.finish_seq > after)
     text, parameters = _compile(statement.order_by(jobs.c.finish_seq).limit(limit))
     return _page(connection.execute(text, parameters))
 
 
-def group_counts(connection: sqlite3.Connection, group: str) -> GroupCounts:
+def group_counts(connection: Connection, group: str) -> GroupCounts:
     """Say how a group stands."""
     told = _tally(connection, f"group/{group}")
     pending, running = told.get("pending", 0), told.get("running", 0)
@@ -171,7 +166,7 @@ def group_counts(connection: sqlite3.Connection, group: str) -> GroupCounts:
     return GroupCounts(pending + running + finished, pending, running, finished)
 
 
-def queue_numbers(connection: sqlite3.Connection, now: float) -> QueueNumbers:
+def queue_numbers(connection: Connection, now: float) -> QueueNumbers:
     """Return the queue's numbers; what it costs does not depend on the backlog."""
     counts: dict[tuple[int, int], dict[str, int]] = {}
     for row in connection.execute(_LANES):
@@ -189,7 +184,7 @@ def queue_numbers(connection: sqlite3.Connection, now: float) -> QueueNumbers:
     return QueueNumbers(lanes, delayed, waited)
 
 
-def totals(connection: sqlite3.Connection) -> Totals:
+def totals(connection: Connection) -> Totals:
     """Return counts over everything stored."""
     told = _tally(connection, "status")
     by_status = {state.value: told.get(state.value, 0) for state in JobState}
@@ -202,5 +197,5 @@ def totals(connection: sqlite3.Connection) -> Totals:
     return Totals(by_status, workers, overall.get("tokens", 0), overall.get("leases_expired", 0))
 
 
-def _tally(connection: sqlite3.Connection, scope: str) -> dict[str, int]:
+def _tally(connection: Connection, scope: str) -> dict[str, int]:
     return {row["name"]: row["value"] for row in connection.execute(_TALLY, {"scope": scope})}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from ..errors import StorageUnavailableError
-from .database import storage_error
+from .engine import Connection, Engine
 
 T = TypeVar("T")
 
@@ -18,16 +18,15 @@ READER_THREADS = 4
 
 
 class Readers:
-    """A small pool of read-only connections, opened when a thread first needs one."""
+    """A small pool of connections, opened when a thread first needs one, and again when lost."""
 
-    def __init__(self, open_connection: Callable[[], sqlite3.Connection]) -> None:
-        self._open_connection = open_connection
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="cortex-reader")
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: dict[int, Connection] = {}
         self._closed = False
 
-    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, query: Callable[[Connection], T]) -> T:
         """Run a query in a thread, on one snapshot. Raises StorageUnavailableError."""
         if self._closed:
             raise StorageUnavailableError("CORTEX is shutting down.")
@@ -38,23 +37,41 @@ class Readers:
         self._closed = True
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
         while self._connections:
-            self._connections.pop().close()
+            self._connections.popitem()[1].close()
 
-    def _run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    def _run(self, query: Callable[[Connection], T]) -> T:
         try:
-            connection = self._connection()
-            connection.execute("BEGIN")
             try:
-                return query(connection)
-            finally:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
+                return self._read(query)
+            except Exception as error:
+                if not self._engine.may_pass(error):
+                    raise
+                self._drop_connection()
+                return self._read(query)
+        except Exception as error:
+            explained = self._engine.explain(error)
+            if explained is None:
+                raise
+            raise explained from error
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        connection = self._connection()
+        self._engine.begin_reading(connection)
+        try:
+            return query(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _connection(self) -> Connection:
+        thread = threading.get_ident()
+        connection = self._connections.get(thread)
         if connection is None:
-            connection = self._open_connection()
-            self._local.connection = connection
-            self._connections.append(connection)
+            connection = self._connections[thread] = self._engine.connect_reader()
         return connection
+
+    def _drop_connection(self) -> None:
+        connection = self._connections.pop(threading.get_ident(), None)
+        if connection is not None:
+            with suppress(Exception):  # it is broken, which is why it is dropped
+                connection.close()

@@ -6,6 +6,7 @@ from ..notifier import runtime_topic
 from ..records import Reaped
 from ..state_machine import Outcome
 from .attempts import Failure, Random, fail_attempt
+from .engine import LOCK_FREE
 from .transaction import Row, Transaction
 from .transitions import JOB_COLUMNS
 
@@ -13,22 +14,28 @@ BATCH = 500
 
 _EXPIRED = f"""
 SELECT {JOB_COLUMNS} FROM jobs WHERE lease_expires_at <= :now ORDER BY lease_expires_at
-LIMIT {BATCH}
+LIMIT {BATCH} {LOCK_FREE}
 """  # noqa: S608  constants only
 _OVERDUE = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE deadline_at <= :before ORDER BY deadline_at LIMIT {BATCH}
+SELECT {JOB_COLUMNS} FROM jobs WHERE deadline_at <= :before ORDER BY deadline_at
+LIMIT {BATCH} {LOCK_FREE}
 """  # noqa: S608  constants only
-_SILENT = """
-UPDATE workers SET lost = TRUE WHERE NOT lost AND last_seen <= :before
-"""
-_FORGET = """
-DELETE FROM workers WHERE lost AND last_seen <= :before
-    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker_id = workers.worker_id
-        AND jobs.lease_expires_at IS NOT NULL)
-"""
+_SILENT = f"""
+UPDATE workers SET lost = TRUE WHERE worker_id IN (
+    SELECT worker_id FROM workers WHERE NOT lost AND last_seen <= :before {LOCK_FREE}
+)
+"""  # noqa: S608  constants only
+_FORGET = f"""
+DELETE FROM workers WHERE worker_id IN (
+    SELECT worker_id FROM workers WHERE lost AND last_seen <= :before
+        AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker_id = workers.worker_id
+            AND jobs.lease_expires_at IS NOT NULL)
+    {LOCK_FREE}
+)
+"""  # noqa: S608  constants only
 _PROMOTE = f"""
 UPDATE jobs SET queued = TRUE, delayed = FALSE WHERE seq IN (
-    SELECT seq FROM jobs WHERE delayed AND available_at <= :now LIMIT {BATCH}
+    SELECT seq FROM jobs WHERE delayed AND available_at <= :now LIMIT {BATCH} {LOCK_FREE}
 ) RETURNING runtime
 """  # noqa: S608  constants only
 _NEXT_DUE = "SELECT MIN(available_at) AS due FROM jobs WHERE delayed"

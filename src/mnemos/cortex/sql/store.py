@@ -1,17 +1,14 @@
-"""The store on SQLite: one writer thread, a few readers, one file."""
+"""The store on SQL: one writer thread, a few readers, one database."""
 
 from __future__ import annotations
 
-import asyncio
 import random as random_module
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..clock import Clock, steady_clock
 from ..notifier import Notifier
 from ..numbers import Measurements, QueueNumbers, Totals
 from ..records import (
@@ -39,64 +36,50 @@ from ..records import (
     WorkerRecord,
 )
 from . import attempts, claiming, fleet, queries, reaping, submitting
-from .database import DATABASE_NAME, DirectoryLock, connect, migrate
+from .engine import Engine
 from .readers import Readers
 from .transaction import Transaction
 from .writer import Writer
 
-_PROBE = """
-INSERT INTO tallies (scope, name, value) VALUES ('probe', 'writes', 1)
-ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + 1
-"""
 
+class SqlStore:
+    """The Store of one CORTEX process. An async context manager; a subclass opens its database.
 
-class SqliteStore:
-    """The Store of one CORTEX process, in `directory`. An async context manager.
-
-    Entering takes the directory's lock, migrates the schema and gives running attempts one whole
-    lease of grace; it raises StartError when that cannot be. Leaving commits what was asked for.
+    Entering raises StartError when the database cannot be used. Leaving commits what was asked
+    for.
     """
 
     def __init__(
         self,
-        directory: Path,
+        engine: Engine,
         notifier: Notifier,
         *,
         lease_seconds: float = 15.0,
         worker_silence_seconds: float = 90.0,
         worker_retention_seconds: float = 86_400.0,
         timeout_grace_seconds: float = 10.0,
-        clock: Clock | None = None,
         random: Callable[[], float] = random_module.random,
         measure: Callable[[Measurements], None] = lambda measurements: None,
     ) -> None:
-        self._directory = directory
-        self._database = directory / DATABASE_NAME
+        self._engine = engine
         self._notifier = notifier
         self._lease_seconds = lease_seconds
         self._worker_silence_seconds = worker_silence_seconds
         self._worker_retention_seconds = worker_retention_seconds
         self._timeout_grace_seconds = timeout_grace_seconds
-        self._clock = clock or steady_clock()
         self._random = random
         self._measure = measure
         self._stack = AsyncExitStack()
-        self._writer = Writer(
-            partial(connect, self._database, read_only=False), self._clock, self._committed
-        )
-        self._readers = Readers(partial(connect, self._database, read_only=True))
+        self._writer = Writer(engine, self._committed)
+        self._readers = Readers(engine)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            lock = DirectoryLock(self._directory)
-            await asyncio.to_thread(lock.acquire)
-            stack.callback(lock.release)
-            await asyncio.to_thread(migrate, self._database)
+            await self._open(stack)
             stack.push_async_callback(self._writer.close)
             await self._writer.start()
             stack.push_async_callback(self._readers.close)
-            grace = self._lease_seconds
-            await self._writer.run(lambda tx: reaping.grant_grace(tx, grace))
+            await self._opened()
             self._stack = stack.pop_all()
         return self
 
@@ -107,6 +90,13 @@ class SqliteStore:
         traceback: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Make the database ready. Raises StartError."""
+        raise NotImplementedError
+
+    async def _opened(self) -> None:
+        """Do what comes before the first call."""
 
     def _committed(self, topics: set[str], measured: Measurements) -> None:
         self._measure(measured)
@@ -132,7 +122,7 @@ class SqliteStore:
 
     async def cancel_job(self, job_id: str) -> None:
         """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
-        await self._writer.run(lambda tx: submitting.cancel(tx, job_id))
+        await self._writer.run(lambda tx: submitting.cancel(tx, job_id), jobs=[job_id])
 
     async def cancel_group(self, group: str) -> int:
         """Stop every unfinished job of a group, and return how many were asked to stop."""
@@ -140,7 +130,7 @@ class SqliteStore:
 
     async def retry_job(self, job_id: str) -> None:
         """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
-        await self._writer.run(lambda tx: submitting.retry(tx, job_id))
+        await self._writer.run(lambda tx: submitting.retry(tx, job_id), jobs=[job_id])
 
     async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
         """Return a page of a job's log. Raises JobNotFoundError."""
@@ -158,7 +148,7 @@ class SqliteStore:
 
     async def queue_numbers(self) -> QueueNumbers:
         """Return the queue's numbers at this moment."""
-        return await self._readers.run(lambda db: queries.queue_numbers(db, self._clock()))
+        return await self._readers.run(lambda db: queries.queue_numbers(db, self._engine.now(db)))
 
     async def totals(self) -> Totals:
         """Return counts over everything stored."""
@@ -172,31 +162,49 @@ class SqliteStore:
         return await self._writer.run(
             lambda tx: claiming.claim(tx, request, lease),
             undo=partial(_release_claimed, request.worker_id),
+            workers=[request.worker_id],
         )
 
     async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
         """Extend leases to a whole lease from now."""
         lease = self._lease_seconds
-        return await self._writer.run(lambda tx: attempts.renew(tx, worker_id, refs, lease))
+        return await self._writer.run(
+            lambda tx: attempts.renew(tx, worker_id, refs, lease),
+            workers=[worker_id],
+            jobs=[ref.job_id for ref in refs],
+        )
 
     async def update_status(
         self, worker_id: str, updates: Sequence[StatusUpdate]
     ) -> list[RefVerdict]:
         """Move attempts forward; a step backwards changes nothing."""
-        return await self._writer.run(lambda tx: attempts.update_status(tx, worker_id, updates))
+        return await self._writer.run(
+            lambda tx: attempts.update_status(tx, worker_id, updates),
+            jobs=[update.job_id for update in updates],
+        )
 
     async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
         """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt."""
-        return await self._writer.run(lambda tx: attempts.append_chunks(tx, worker_id, chunks))
+        return await self._writer.run(
+            lambda tx: attempts.append_chunks(tx, worker_id, chunks),
+            jobs={chunk.job_id for chunk in chunks},
+        )
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
         """End attempts; exactly one attempt of a job is ever accepted as its completion."""
         random = self._random
-        return await self._writer.run(lambda tx: attempts.report(tx, worker_id, reports, random))
+        return await self._writer.run(
+            lambda tx: attempts.report(tx, worker_id, reports, random),
+            workers=[worker_id],
+            jobs=[report.job_id for report in reports],
+        )
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
         """Give jobs back to the queue at once, asking for more memory where it was too little."""
-        return await self._writer.run(lambda tx: attempts.release(tx, worker_id, releases))
+        return await self._writer.run(
+            lambda tx: attempts.release(tx, worker_id, releases),
+            jobs=[release.job_id for release in releases],
+        )
 
     async def reap(self) -> Reaped:
         """End what is overdue: leases, timeouts, silent workers."""
@@ -224,29 +232,39 @@ class SqliteStore:
     async def register(self, registration: Registration) -> float:
         """Make a worker known, and return when. A new instance loses the old one's jobs."""
         random = self._random
-        return await self._writer.run(lambda tx: fleet.register(tx, registration, random))
+        return await self._writer.run(
+            lambda tx: fleet.register(tx, registration, random), workers=[registration.worker_id]
+        )
 
     async def deregister(self, worker_id: str, reason: str, instance_id: str = "") -> None:
         """Forget a worker and release what it holds; nothing for an instance that was replaced."""
-        await self._writer.run(lambda tx: fleet.deregister(tx, worker_id, reason, instance_id))
+        await self._writer.run(
+            lambda tx: fleet.deregister(tx, worker_id, reason, instance_id), workers=[worker_id]
+        )
 
     async def heartbeat(self, heartbeat: HeartbeatRecord) -> list[ActionRecord]:
         """Note how a worker is; return its open actions."""
-        return await self._writer.run(lambda tx: fleet.heartbeat(tx, heartbeat))
+        return await self._writer.run(
+            lambda tx: fleet.heartbeat(tx, heartbeat), workers=[heartbeat.worker_id]
+        )
 
     async def touch_worker(self, worker_id: str) -> None:
         """Note that a worker was heard. Raises WorkerUnknownError."""
-        await self._writer.run(lambda tx: fleet.touch(tx, worker_id))
+        await self._writer.run(lambda tx: fleet.touch(tx, worker_id), workers=[worker_id])
 
     async def open_actions(self, worker_id: str) -> list[ActionRecord]:
         """Return actions not yet acknowledged, oldest first. Raises WorkerUnknownError."""
-        return await self._writer.run(lambda tx: fleet.open_actions(tx, worker_id))
+        return await self._writer.run(
+            lambda tx: fleet.open_actions(tx, worker_id), workers=[worker_id]
+        )
 
     async def direct_worker(
         self, worker_id: str, kind: str, desired: DesiredState, reason: str
     ) -> None:
         """Ask an action of a worker and note the wish. Raises WorkerNotFoundError."""
-        await self._writer.run(lambda tx: fleet.direct(tx, worker_id, kind, desired, reason))
+        await self._writer.run(
+            lambda tx: fleet.direct(tx, worker_id, kind, desired, reason), workers=[worker_id]
+        )
 
     async def get_worker(self, worker_id: str) -> WorkerRecord:
         """Return a worker. Raises WorkerNotFoundError."""
@@ -258,7 +276,7 @@ class SqliteStore:
 
     async def check_writable(self) -> None:
         """Write and commit something small. Raises StorageUnavailableError, saying why."""
-        await self._writer.run(lambda tx: tx.run(_PROBE, {}))
+        await self._writer.run(lambda tx: tx.count("probe", "writes", +1))
 
 
 def _release_claimed(

@@ -11,6 +11,7 @@ from ..ids import new_id
 from ..notifier import worker_topic
 from ..records import AttemptRef, NewJob, Submitted
 from ..state_machine import RETRYABLE_BY_HAND, JobState
+from .engine import LOCK
 from .lanes import Demands, lane_of
 from .transaction import Row, Transaction
 from .transitions import (
@@ -35,6 +36,7 @@ VALUES (:job_id, :lane_id, 'pending', TRUE, FALSE, :job_type, :priority, :family
     :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags, :group,
     :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE, 0, FALSE, :now, :now,
     :row_count)
+ON CONFLICT (idempotency_key) DO NOTHING
 RETURNING {JOB_COLUMNS}
 """  # noqa: S608  constants only
 _INSERT_INPUT = """
@@ -45,6 +47,7 @@ _UNFINISHED_OF_GROUP = f"""
 SELECT {JOB_COLUMNS} FROM jobs
 WHERE group_name = :group AND status NOT IN ('completed', 'failed', 'cancelled', 'timeout')
     AND NOT cancel_requested
+ORDER BY seq {LOCK}
 """  # noqa: S608  constants only
 _ADD_ACTION = """
 INSERT INTO actions (action_id, worker_id, kind, reason, jobs, config, deadline_seconds)
@@ -60,10 +63,9 @@ def submit(tx: Transaction, new_jobs: Sequence[NewJob]) -> list[Submitted]:
 
 
 def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Submitted:
-    if new.idempotency_key is not None:
-        known = tx.one(_BY_KEY, {"key": new.idempotency_key})
-        if known is not None:
-            return _known_job(new, known)
+    known = _find_known(tx, new)
+    if known is not None:
+        return known
     tags = json.dumps(dict(sorted(new.tags.items())))
     parameters: dict[str, Any] = {
         "job_id": new.job_id,
@@ -87,7 +89,10 @@ def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Subm
         "now": tx.now,
     }
     row = tx.one(_INSERT_JOB, parameters)
-    assert row is not None
+    if row is None:  # somebody else was a moment faster with the same key
+        known = _find_known(tx, new)
+        assert known is not None
+        return known
     payload = {
         "seq": row["seq"],
         "input": new.input,
@@ -97,6 +102,13 @@ def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Subm
     tx.run(_INSERT_INPUT, payload)
     note_created(tx, row)
     return Submitted(new.job_id, JobState.PENDING, created=True)
+
+
+def _find_known(tx: Transaction, new: NewJob) -> Submitted | None:
+    if new.idempotency_key is None:
+        return None
+    known = tx.one(_BY_KEY, {"key": new.idempotency_key})
+    return None if known is None else _known_job(new, known)
 
 
 def _known_job(new: NewJob, known: Row) -> Submitted:

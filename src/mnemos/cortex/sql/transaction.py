@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from ..numbers import Measurements
+from .engine import Connection, Parameters, Row
 
-Row = sqlite3.Row
-Parameters = Mapping[str, Any]
+__all__ = ["Parameters", "Row", "Transaction", "flush_finished", "flush_tallies"]
 
 _FLUSH_TALLY = """
 INSERT INTO tallies (scope, name, value) VALUES (:scope, :name, :delta)
 ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + excluded.value
 """
+_FINISH_NUMBERS = """
+INSERT INTO tallies (scope, name, value) VALUES ('sequence', 'finish', :count)
+ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + excluded.value
+RETURNING value
+"""
+_NUMBER = """
+UPDATE jobs SET finish_seq = :number WHERE seq = :seq AND finished_at IS NOT NULL
+"""
 
 
 class Transaction:
-    """One operation inside a commit that it may share with others."""
+    """One operation inside a commit that it may share with others.
 
-    __slots__ = ("_connection", "measured", "now", "tally", "topics")
+    `shared` says that other processes may write to the database meanwhile.
+    """
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+    __slots__ = ("_connection", "finished", "measured", "now", "shared", "tally", "topics")
+
+    def __init__(self, connection: Connection, now: float, *, shared: bool = False) -> None:
         self._connection = connection
         self.now = now
+        self.shared = shared
         self.tally: Counter[tuple[str, str]] = Counter()
+        self.finished: list[int] = []
         self.topics: set[str] = set()
         self.measured = Measurements()
 
@@ -48,12 +59,26 @@ class Transaction:
         self.tally[scope, name] += delta
 
 
-def flush_tallies(connection: sqlite3.Connection, tally: Counter[tuple[str, str]]) -> None:
-    """Write what the operations of one commit have counted."""
+def flush_tallies(connection: Connection, tally: Counter[tuple[str, str]]) -> None:
+    """Write what the operations of one commit have counted, in an order that all keep to."""
     rows = [
         {"scope": scope, "name": name, "delta": delta}
-        for (scope, name), delta in tally.items()
+        for (scope, name), delta in sorted(tally.items())
         if delta
     ]
     if rows:
         connection.executemany(_FLUSH_TALLY, rows)
+
+
+def flush_finished(connection: Connection, finished: list[int]) -> None:
+    """Number the jobs that one commit finished, by `seq`.
+
+    The numbers are taken last, and whoever takes some holds them until its commit: so they are
+    seen in their order, and a reader that pages by them misses none.
+    """
+    if not finished:
+        return
+    last: Any = connection.execute(_FINISH_NUMBERS, {"count": len(finished)}).fetchall()[0]
+    first = int(last["value"]) - len(finished) + 1
+    rows = [{"seq": seq, "number": first + place} for place, seq in enumerate(finished)]
+    connection.executemany(_NUMBER, rows)

@@ -2,25 +2,26 @@
 
 Each operation runs in a savepoint, so that one that fails does not spoil its neighbours; one
 fsync covers all; nobody is answered before it. A disk that is full fails the whole commit, every
-operation of it with StorageUnavailableError, and the next commit starts afresh.
+operation of it with StorageUnavailableError, and the next commit starts afresh. A connection that
+is lost is opened again, and the commit is done over if the database says that it did not happen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ..clock import Clock
 from ..errors import StorageUnavailableError
 from ..numbers import Measurements
-from .database import is_storage_failure, storage_error
-from .transaction import Transaction, flush_tallies
+from .engine import Begun, Connection, Engine, Touched
+from .transaction import Transaction, flush_finished, flush_tallies
 
 T = TypeVar("T")
 Operation = Callable[[Transaction], T]
@@ -28,6 +29,10 @@ OnCommit = Callable[[set[str], Measurements], None]
 
 MAX_OPERATIONS_PER_COMMIT = 512
 MAX_WAITING = 20_000
+PATIENCE_SECONDS = 2.0
+"""How long a lost database is waited for before those who ask are told that it is lost."""
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -35,8 +40,26 @@ class _Request(Generic[T]):
     operation: Operation[T]
     future: asyncio.Future[T]
     undo: Callable[[T], Operation[Any] | None] | None
+    workers: Collection[str] = ()
+    jobs: Collection[str] = ()
     result: T | None = None
     error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What the operations of one commit have done."""
+
+    topics: set[str] = field(default_factory=set)
+    measured: Measurements = field(default_factory=Measurements)
+    tally: Counter[tuple[str, str]] = field(default_factory=Counter)
+    finished: list[int] = field(default_factory=list)
+
+    def add(self, done: Transaction) -> None:
+        self.tally.update(done.tally)
+        self.finished += done.finished
+        self.topics |= done.topics
+        self.measured.add(done.measured)
 
 
 class Writer:
@@ -46,15 +69,14 @@ class Writer:
     the topics to wake and what was measured.
     """
 
-    def __init__(
-        self, open_connection: Callable[[], sqlite3.Connection], clock: Clock, on_commit: OnCommit
-    ) -> None:
-        self._open_connection = open_connection
-        self._clock = clock
+    def __init__(self, engine: Engine, on_commit: OnCommit) -> None:
+        self._engine = engine
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Request[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Connection | None = None
+        self._failing_since: float | None = None
         self._closed = False
 
     async def start(self) -> None:
@@ -80,18 +102,21 @@ class Writer:
         operation: Operation[T],
         *,
         undo: Callable[[T], Operation[Any] | None] | None = None,
+        workers: Collection[str] = (),
+        jobs: Collection[str] = (),
     ) -> T:
         """Return the operation's result once it is durable.
 
-        If the caller is cancelled before the operation began, it does not happen; if it happened
-        by then, `undo` gives the operation that takes it back, and that one is run.
+        `workers` and `jobs` are those it will change, as far as the caller knows. If the caller
+        is cancelled before the operation began, it does not happen; if it happened by then,
+        `undo` gives the operation that takes it back, and that one is run.
         """
         if self._closed or self._loop is None:
             raise StorageUnavailableError("CORTEX is shutting down.")
         if self._queue.qsize() >= MAX_WAITING:
             raise StorageUnavailableError("CORTEX is overloaded; try again in a moment.")
         future: asyncio.Future[T] = self._loop.create_future()
-        request = _Request(operation, future, undo)
+        request = _Request(operation, future, undo, workers, jobs)
         self._queue.put(request)
         try:
             return await request.future
@@ -105,16 +130,16 @@ class Writer:
     def _main(self, opened: asyncio.Future[None]) -> None:
         assert self._loop is not None
         try:
-            connection = self._open_connection()
+            self._connection = self._engine.connect_writer()
         except BaseException as error:  # noqa: BLE001  it is handed to whoever started us
             self._loop.call_soon_threadsafe(opened.set_exception, error)
             return
         self._loop.call_soon_threadsafe(opened.set_result, None)
         try:
             while batch := self._next_batch():
-                self._commit_batch(connection, batch)
+                self._commit_batch(batch)
         finally:
-            connection.close()
+            self._drop_connection()
 
     def _next_batch(self) -> list[_Request[Any]]:
         first = self._queue.get()
@@ -132,41 +157,89 @@ class Writer:
             batch.append(request)
         return batch
 
-    def _commit_batch(self, connection: sqlite3.Connection, batch: list[_Request[Any]]) -> None:
+    def _commit_batch(self, batch: list[_Request[Any]]) -> None:
         batch = [request for request in batch if not request.future.cancelled()]
-        topics: set[str] = set()
-        measured = Measurements()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            tally: Counter[tuple[str, str]] = Counter()
-            for request in batch:
-                done = self._run_in_savepoint(connection, request)
-                if done is not None:
-                    tally.update(done.tally)
-                    topics |= done.topics
-                    measured.add(done.measured)
-            flush_tallies(connection, tally)
-            connection.execute("COMMIT")
+            outcome = self._commit_or_retry(batch)
         except Exception as error:  # noqa: BLE001  whoever asked is told; the thread must live
-            _roll_back(connection)
-            failure = storage_error(error) if isinstance(error, sqlite3.Error) else error
+            failure = self._engine.explain(error) or error
             for request in batch:
                 request.error = failure
-            topics, measured = set(), Measurements()
+            outcome = _Outcome()
         assert self._loop is not None
         if not self._loop.is_closed():
+            topics, measured = outcome.topics, outcome.measured
             self._loop.call_soon_threadsafe(self._deliver, batch, topics, measured)
 
+    def _commit_or_retry(self, batch: list[_Request[Any]]) -> _Outcome:
+        """Commit once, however often the connection is lost meanwhile; raise when it takes long."""
+        pause = FIRST_PAUSE_SECONDS
+        doubt: tuple[str, _Outcome] | None = None
+        while True:
+            try:
+                connection = self._connected()
+                if doubt is None or not self._engine.was_committed(connection, doubt[0]):
+                    doubt = None
+                    begun, outcome = self._carry_out(connection, batch)
+                    doubt = begun.receipt, outcome
+                    self._engine.commit(connection, outcome.topics)
+                self._failing_since = None
+                return doubt[1]
+            except Exception as error:
+                self._recover(error)
+                if not self._engine.may_pass(error) or self._fails_for_long():
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect_writer()
+        return self._connection
+
+    def _recover(self, error: Exception) -> None:
+        """After a failure, have a connection without a transaction, or none."""
+        if self._engine.may_pass(error):
+            self._failing_since = self._failing_since or time.monotonic()
+            self._drop_connection()
+        elif self._connection is not None and self._connection.in_transaction:
+            # SQLite has rolled back by itself when a failure was bad enough.
+            with suppress(Exception):
+                self._connection.execute("ROLLBACK")
+
+    def _fails_for_long(self) -> bool:
+        since = self._failing_since
+        return since is not None and time.monotonic() - since > PATIENCE_SECONDS
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):  # it may be broken, which is why it is dropped
+                self._connection.close()
+            self._connection = None
+
+    def _carry_out(
+        self, connection: Connection, batch: list[_Request[Any]]
+    ) -> tuple[Begun, _Outcome]:
+        begun = self._engine.begin(connection, _touched(batch))
+        outcome = _Outcome()
+        for request in batch:
+            done = self._run_in_savepoint(connection, request, begun)
+            if done is not None:
+                outcome.add(done)
+        flush_tallies(connection, outcome.tally)
+        flush_finished(connection, outcome.finished)
+        return begun, outcome
+
     def _run_in_savepoint(
-        self, connection: sqlite3.Connection, request: _Request[Any]
+        self, connection: Connection, request: _Request[Any], begun: Begun
     ) -> Transaction | None:
-        transaction = Transaction(connection, self._clock())
+        transaction = Transaction(connection, begun.now(), shared=self._engine.shared)
+        request.result = request.error = None
         connection.execute("SAVEPOINT operation")
         try:
             request.result = request.operation(transaction)
         except Exception as error:
-            storage_failed = isinstance(error, sqlite3.Error) and is_storage_failure(error)
-            if storage_failed or not connection.in_transaction:
+            if self._engine.spoils_all(error) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")
@@ -204,15 +277,15 @@ class Writer:
             self._queue.put(_Request(operation, future, None))
 
 
+def _touched(batch: list[_Request[Any]]) -> Touched:
+    workers: set[str] = set()
+    jobs: set[str] = set()
+    for request in batch:
+        workers.update(request.workers)
+        jobs.update(request.jobs)
+    return Touched(workers, jobs)
+
+
 def _forget(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        try:
-            connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            # SQLite has rolled back by itself when a failure was bad enough.
-            return

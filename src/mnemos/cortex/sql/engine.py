@@ -1,0 +1,108 @@
+"""What the store asks of a database: SQLite and PostgreSQL differ here, and in little else.
+
+Statements are written once, with `:name` parameters. What only PostgreSQL must be told stands in
+a comment that SQLite passes over: see LOCK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import StorageUnavailableError
+
+Parameters = Mapping[str, Any]
+
+LOCK = "/*+ FOR NO KEY UPDATE */"
+"""Ends a statement whose rows the operation decides on: nobody else changes them meanwhile."""
+
+LOCK_FREE = "/*+ FOR NO KEY UPDATE SKIP LOCKED */"
+"""The same, without the rows that another transaction holds at the moment."""
+
+
+class Row(Protocol):
+    """A row whose columns are read by name."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+    def keys(self) -> Iterable[str]: ...
+
+
+class Cursor(Protocol):
+    """The rows of a statement, or how many it changed."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Connection(Protocol):
+    """A connection in autocommit mode, used by one thread at a time."""
+
+    @property
+    def in_transaction(self) -> bool: ...
+    def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
+    def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a commit's operations will change, as far as it is known before."""
+
+    workers: Collection[str] = ()
+    jobs: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A transaction that has begun: its clock, and what tells later whether it was committed."""
+
+    now: Callable[[], float]
+    receipt: str = ""
+
+
+class Engine(Protocol):
+    """A database. Its methods are called in the writer's and the readers' threads."""
+
+    shared: bool
+    """Whether others may write to the database at the same time."""
+
+    def connect_writer(self) -> Connection:
+        """Open the connection that writes."""
+
+    def connect_reader(self) -> Connection:
+        """Open a connection that reads."""
+
+    def begin(self, connection: Connection, touched: Touched) -> Begun:
+        """Begin to write, and lock what will be touched in an order that all keep to."""
+
+    def commit(self, connection: Connection, topics: Collection[str]) -> None:
+        """Make the transaction durable, and tell other processes of `topics`."""
+
+    def was_committed(self, connection: Connection, receipt: str) -> bool:
+        """Say what became of a transaction whose connection was lost while it was committed."""
+
+    def begin_reading(self, connection: Connection) -> None:
+        """Begin to read from one snapshot."""
+
+    def now(self, connection: Connection) -> float:
+        """The store's time, in seconds since the epoch."""
+
+    def spoils_all(self, error: Exception) -> bool:
+        """Whether the database, and not the statement, is at fault."""
+
+    def may_pass(self, error: Exception) -> bool:
+        """Whether the same transaction may do well at once on another connection."""
+
+    def explain(self, error: Exception) -> StorageUnavailableError | None:
+        """Say in one sentence why the database could not be used; None for others' errors."""
+
+
+def fields_of(row: Row) -> dict[str, Any]:
+    """All columns of a row."""
+    if isinstance(row, dict):
+        return dict(row)
+    return dict(zip(row.keys(), row, strict=True))  # type: ignore[call-overload]  # sqlite3.Row
