@@ -86,6 +86,20 @@ async def test_scores_choices_and_resumed_answers_are_the_adapters(
     assert pair.metadata["adapter"] == "lora:1"
 
 
+async def test_targets_are_scored_beside_answers_with_and_without_adapters(
+    adaptable: EngineClient,
+) -> None:
+    targets = [asked(adapter, target="the lazy dog") for adapter in ADAPTERS]
+    alone = [(await collect(adaptable, one))[2] for one in targets]
+    mixed = [one for pair in zip(targets * 4, [asked(None)] * 16, strict=True) for one in pair]
+
+    together = [output for _, _, output in await collect_all(adaptable, mixed)]
+
+    scores = [output.metadata["target_logprob"] for output in alone]
+    assert len(set(scores)) == len(ADAPTERS)
+    assert [o.metadata["target_logprob"] for o in together[::2]] == pytest.approx(scores * 4, 1e-4)
+
+
 async def test_an_adapter_whose_files_changed_is_read_anew(
     adaptable: EngineClient, cache: Path
 ) -> None:

@@ -61,6 +61,11 @@ class BaseModel:
         chosen = next((place for place in dense if place.endswith("_proj")), dense[0])
         return chosen.rpartition(".")[2]
 
+    @property
+    def linear_modules(self) -> list[str]:
+        """The last names of the modules inside layers that are matrices."""
+        return sorted({place.rpartition(".")[2] for place in self._shapes})
+
     def check(self, adapter: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """See that each tensor of an adapter has its place in this model.
 

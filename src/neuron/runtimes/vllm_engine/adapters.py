@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from vllm.lora.request import LoRARequest
 
@@ -31,6 +32,15 @@ class Adapters:
         self._base = BaseModel(folder, name) if config.enable_lora else None
         self._known: dict[_Version, LoRARequest] = {}
         self._idle = _idle_adapter(self._base) if is_cpu and self._base is not None else None
+
+    @property
+    def cpu_arguments(self) -> dict[str, Any]:
+        """What AsyncEngineArgs is told on a CPU, so that the output layer takes no adapters.
+
+        There vLLM 0.32 cannot read the log-probabilities of a prompt through an output layer that
+        does: its core dies. Adapters for that layer are refused.
+        """
+        return {} if self._base is None else {"lora_target_modules": self._base.linear_modules}
 
     def find(self, name: str | None) -> LoRARequest | None:
         """The adapter, its files checked, or what stands for none; blocks.

@@ -54,6 +54,7 @@ class VLLMEngine:
         self.name = name
         self.is_cpu = bool(current_platform.is_cpu())
         self._config = config
+        self._adapters = Adapters(folder, name, cache, config, is_cpu=self.is_cpu)
         arguments = engine_arguments(folder, name, config)
         if self.is_cpu:
             os.environ.setdefault(*NO_COMPILER)
@@ -62,6 +63,7 @@ class VLLMEngine:
                 fast_bfloat16=has_fast_bfloat16(),
                 free_bytes=cache_budget(torch.device("cpu")),
             )
+            arguments |= self._adapters.cpu_arguments
         self._tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code, local_files_only=True
         )
@@ -73,7 +75,6 @@ class VLLMEngine:
         self._core = Core(llm, name, failures)
         self._model_config = llm.model_config
         self._folder = folder
-        self._adapters = Adapters(folder, name, cache, config, is_cpu=self.is_cpu)
         texts = TextRequests(
             self._core, self._tokenizer, self._model_config, self._adapters, thread
         )
