@@ -235,13 +235,22 @@ class FinishedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What earlier attempts streamed of an answer: every token, and the text readers have."""
+
+    token_ids: Sequence[int]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeasedJob:
-    """A job just given to a worker, with the rows that earlier attempts finished."""
+    """A job just given to a worker, with what earlier attempts brought that still counts."""
 
     job: JobRecord
     lease_seconds: float
     time_left_seconds: float
     rows: Sequence[FinishedRow] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,7 +333,7 @@ async def test_a_reader_sees_tokens_as_they_come(cortex: Cortex) -> None:
 
 
 async def test_a_log_is_replayed_from_any_place(cortex: Cortex) -> None:
-    job_id = await cortex.hold()
+    job_id = await cortex.hold(input={"prompt": "Hello", "parameters": {"stream": True}})
     await cortex.chunks(job_id, "a", "b", "c")
     await cortex.complete(job_id, answer="abc")
     events = await follow(cortex, job_id)

@@ -265,7 +265,7 @@ async def test_a_store_that_starts_gives_every_lease_its_whole_length(
 
 
 async def test_tokens_are_kept_once_and_in_order(tools: StoreTools) -> None:
-    job_id = await tools.hold()
+    job_id = await tools.hold(input='{"prompt":"Hello","parameters":{"stream":true}}')
 
     async def send(*sequences: int) -> tuple[int, Fence]:
         chunks = [Chunk(job_id, 1, number, f"t{number}", [number]) for number in sequences]
@@ -303,7 +303,7 @@ async def test_a_bare_final_chunk_is_acknowledged_and_leaves_no_event(tools: Sto
 
 
 async def test_a_new_attempt_after_tokens_says_that_it_starts_anew(tools: StoreTools) -> None:
-    job_id = await tools.hold()
+    job_id = await tools.hold(input='{"parameters":{"stream":true,"choice":["old","new"]}}')
     await tools.store.append_chunks("wrk_a", [Chunk(job_id, 1, 0, "old", [1])])
     await tools.store.release("wrk_a", [Release(job_id, 1, "draining")])
     await tools.claim()

@@ -42,6 +42,9 @@ def leased_job(leased: LeasedJob) -> pb.LeasedJob:
     if leased.rows:
         rows = [pb.RowResult(index=row.index, result_json=row.result) for row in leased.rows]
         message.resume.rows.extend(rows)
+    if leased.progress is not None:
+        message.resume.token_ids.extend(leased.progress.token_ids)
+        message.resume.text = leased.progress.text
     return message
 
 

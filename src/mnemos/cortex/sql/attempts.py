@@ -16,7 +16,6 @@ from ..records import (
     Chunk,
     ChunkAck,
     Fence,
-    FinishedRow,
     RefVerdict,
     Release,
     Report,
@@ -32,7 +31,8 @@ from ..state_machine import (
     decide_after_failure,
 )
 from .lanes import raise_needs
-from .rows import row_event
+from .progress import is_streamed, room_taken
+from .rows import ROW_JOB_TYPES, row_event
 from .transaction import Row, Transaction
 from .transitions import append_event, end_attempt, find_job, finish, forward, is_held, requeue
 
@@ -57,8 +57,9 @@ UPDATE workers SET total_jobs_completed = total_jobs_completed + :completed,
 WHERE worker_id = :worker_id
 """
 _COUNT_DEATH = "UPDATE jobs SET engine_crashes = :deaths WHERE seq = :seq"
-_GROW = "UPDATE jobs SET size_bytes = size_bytes + :bytes WHERE seq = :seq"
-_SET_NEXT_CHUNK = "UPDATE jobs SET next_chunk = :next WHERE seq = :seq"
+_ADVANCE = """
+UPDATE jobs SET next_chunk = :next, size_bytes = size_bytes + :bytes WHERE seq = :seq
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,27 +153,38 @@ def _append_to(
         return ChunkAck(ref.job_id, ref.attempt, 0, Fence.STALE)
     first = int(job["next_chunk"])
     position = first
+    grown = 0
     for chunk in chunks:
         if chunk.sequence != position:
             continue
-        if position == 0 and job["status"] != JobState.STREAMING.value:
+        if position == 0 and _begins_to_stream(tx, job):
             forward(tx, job, JobState.STREAMING, "")
-        if chunk.content or chunk.token_ids:
-            append_event(tx, job, "token", _token_event(chunk))
-        if chunk.row is not None and chunk.row.index < job["row_count"]:
-            _keep_row(tx, job, chunk.row, chunk.attempt)
+        grown += _keep(tx, job, chunk)
         position += 1
     if position != first:
-        tx.run(_SET_NEXT_CHUNK, {"seq": job["seq"], "next": position})
+        tx.run(_ADVANCE, {"seq": job["seq"], "next": position, "bytes": grown})
         tx.run(_MARK_RENEWED, {"seq": job["seq"]})
     return ChunkAck(ref.job_id, ref.attempt, position, _going_on(job))
 
 
-def _keep_row(tx: Transaction, job: Row, row: FinishedRow, attempt: int) -> None:
-    """Keep a finished row; it travels with the job, so the job takes that much more room."""
-    event = row_event(row, attempt)
-    append_event(tx, job, "row", event)
-    tx.run(_GROW, {"seq": job["seq"], "bytes": len(event.encode())})
+def _begins_to_stream(tx: Transaction, job: Row) -> bool:
+    """Whether its first chunk makes a job a streaming one; of an unstreamed answer it does not."""
+    if job["status"] == JobState.STREAMING.value:
+        return False
+    return job["job_type"] in ROW_JOB_TYPES or is_streamed(tx, job)
+
+
+def _keep(tx: Transaction, job: Row, chunk: Chunk) -> int:
+    """Log what a chunk brings; return how much more room the job takes when it is claimed again."""
+    grown = 0
+    if chunk.content or chunk.token_ids:
+        append_event(tx, job, "token", _token_event(chunk))
+        grown += room_taken(chunk.content, chunk.token_ids)
+    if chunk.row is not None and chunk.row.index < job["row_count"]:
+        event = row_event(chunk.row, chunk.attempt)
+        append_event(tx, job, "row", event)
+        grown += len(event.encode())
+    return grown
 
 
 def _token_event(chunk: Chunk) -> str:

@@ -16,6 +16,7 @@ from itertools import islice
 from ..errors import WorkerReplacedError, WorkerUnknownError
 from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel, ModelKey
 from .fitting import Fit
+from .progress import progress_of
 from .queries import job_from_row
 from .rows import finished_rows
 from .transaction import Row, Transaction
@@ -214,4 +215,5 @@ def _leased(tx: Transaction, job_id: str) -> LeasedJob:
         lease_seconds=row["lease_expires_at"] - tx.now,
         time_left_seconds=max(0.001, row["deadline_at"] - tx.now),
         rows=finished_rows(tx, row),
+        progress=progress_of(tx, row),
     )

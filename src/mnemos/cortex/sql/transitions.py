@@ -7,6 +7,7 @@ from typing import Any
 
 from ..notifier import DELAYED_TOPIC, group_topic, job_topic, runtime_topic
 from ..state_machine import ACTIVE, PHASES, JobState, Outcome, Phase, check_transition
+from .progress import begins_again
 from .rows import ROW_JOB_TYPES
 from .transaction import Row, Transaction
 
@@ -101,7 +102,7 @@ def acquire(
     }
     tx.run(_TO_ACQUIRED, parameters)
     tx.run(_BEGIN_ATTEMPT, parameters)
-    if _begins_again(job):
+    if job["attempt"] and _begins_again(tx, job):
         reason = job["status_message"] or "the attempt before was given up"
         append_event(tx, job, "restart", _json(attempt=attempt, reason=reason))
     _log_state(tx, job, JobState.ACQUIRED, attempt=attempt, worker_id=worker_id, message="")
@@ -110,11 +111,11 @@ def acquire(
     return attempt
 
 
-def _begins_again(job: Row) -> bool:
+def _begins_again(tx: Transaction, job: Row) -> bool:
     """Whether what a reader has is void; finished rows are so only after a retry by hand."""
     if job["job_type"] in ROW_JOB_TYPES:
-        return bool(job["attempt"]) and job["attempt"] == job["void_attempts"]
-    return bool(job["next_chunk"])
+        return bool(job["attempt"] == job["void_attempts"])
+    return begins_again(tx, job)
 
 
 def forward(tx: Transaction, job: Row, to: JobState, message: str) -> None:
