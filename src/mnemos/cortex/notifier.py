@@ -53,6 +53,9 @@ class Notifier(Protocol):
     def notify(self, topics: Iterable[str]) -> None:
         """Wake all who listen to one of `topics`."""
 
+    def wake_all(self) -> None:
+        """Wake everybody: something may have been missed."""
+
     def subscribe(self, *topics: str) -> contextlib.AbstractContextManager[Subscription]:
         """Listen while the context lasts."""
 
@@ -105,6 +108,10 @@ class LocalNotifier:
             for ear in self._ears.get(topic, ()):
                 ear.event.set()
 
+    def wake_all(self) -> None:
+        """Wake everybody: something may have been missed."""
+        self.notify(list(self._ears))
+
     @contextlib.contextmanager
     def subscribe(self, *topics: str) -> Iterator[LocalSubscription]:
         """Listen to `topics` while the context lasts."""
@@ -122,4 +129,4 @@ class LocalNotifier:
     def close(self) -> None:
         """Wake everybody for the last time."""
         self._closed = True
-        self.notify(list(self._ears))
+        self.wake_all()

@@ -21,7 +21,7 @@ from .grpc.service import CortexService
 from .notifier import LocalNotifier
 from .reaper import DelayedJobPromoter, LeaseReaper
 from .settings import CortexSettings
-from .sql.sqlite_store import SqliteStore
+from .sql.choice import open_store
 from .telemetry import CortexMetrics
 
 GRPC_GRACE_SECONDS = 1.0
@@ -45,16 +45,7 @@ class CortexServer:
         self._stack = AsyncExitStack()
         self.notifier = LocalNotifier()
         self.metrics = CortexMetrics()
-        self.store = SqliteStore(
-            settings.data_dir,
-            self.notifier,
-            lease_seconds=settings.lease_seconds,
-            worker_silence_seconds=settings.heartbeat_timeout_seconds,
-            worker_retention_seconds=settings.worker_retention_seconds,
-            timeout_grace_seconds=settings.timeout_grace_seconds,
-            clock=clock,
-            measure=self.metrics.measure,
-        )
+        self.store = open_store(settings, self.notifier, clock=clock, measure=self.metrics.measure)
         interval = min(1.0, settings.lease_seconds / 5)
         self.reaper = LeaseReaper(self.store, interval_seconds=interval)
         self.promoter = DelayedJobPromoter(self.store, self.notifier)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,6 +18,8 @@ class CortexSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CORTEX_", frozen=True, extra="forbid")
 
     data_dir: Path = Field(default_factory=lambda: user_data_path("mnemos") / "cortex")
+    database_url: SecretStr | None = None
+    """PostgreSQL's (postgresql://user:password@host/name); without it, SQLite in `data_dir`."""
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     grpc_host: str = "127.0.0.1"
@@ -34,6 +36,15 @@ class CortexSettings(BaseSettings):
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None or not url.get_secret_value():
+            return None
+        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
 
     @property
     def exposed_hosts(self) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from cortex_tools import LEASE, Cortex, StoreFactory, StoreTools, TurnableClock, running_cortex
+from postgres_tools import Postgres, any_server
 
 from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.settings import CortexSettings
+from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.sql.sqlite_store import SqliteStore
 from mnemos.cortex.store import Store
 
@@ -25,22 +27,45 @@ def notifier() -> LocalNotifier:
     return LocalNotifier()
 
 
-@pytest.fixture(params=["sqlite"])
-def store_factory(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: TurnableClock, notifier: LocalNotifier
-) -> StoreFactory:
-    """Open the store under test; called again, it opens the same data."""
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with any_server() as url:
+        yield Postgres(url)
 
-    def sqlite() -> AbstractAsyncContextManager[Store]:
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_factory(tmp_path: Path, clock: TurnableClock, notifier: LocalNotifier) -> StoreFactory:
+    def open_store() -> AbstractAsyncContextManager[Store]:
         return SqliteStore(
-            tmp_path / "data",
-            notifier,
-            lease_seconds=LEASE,
-            clock=clock,
-            random=lambda: 0.5,
+            tmp_path / "data", notifier, lease_seconds=LEASE, clock=clock, random=lambda: 0.5
         )
 
-    return {"sqlite": sqlite}[request.param]
+    return open_store
+
+
+@pytest.fixture
+def postgres_factory(
+    postgres_url: str, clock: TurnableClock, notifier: LocalNotifier
+) -> StoreFactory:
+    def open_store() -> AbstractAsyncContextManager[Store]:
+        return PostgresStore(
+            postgres_url, notifier, lease_seconds=LEASE, clock=clock, random=lambda: 0.5
+        )
+
+    return open_store
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_factory(request: pytest.FixtureRequest) -> StoreFactory:
+    """Open the store under test; called again, it opens the same data."""
+    factory: StoreFactory = request.getfixturevalue(f"{request.param}_factory")
+    return factory
 
 
 @pytest.fixture

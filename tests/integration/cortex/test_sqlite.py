@@ -28,6 +28,11 @@ VALUES (1, 'job_old', 1, 'pending', TRUE, FALSE, 'batch_inference', 5, 'tiny', '
 """
 
 
+@pytest.fixture
+def store_factory(sqlite_factory: StoreFactory) -> StoreFactory:
+    return sqlite_factory
+
+
 def description(database: Path) -> dict[str, object]:
     """Everything about a database's schema that matters."""
     told: dict[str, object] = {}

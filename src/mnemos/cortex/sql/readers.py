@@ -61,7 +61,7 @@ class Readers:
             return query(connection)
         finally:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                connection.execute("COMMIT")
 
     def _connection(self) -> Connection:
         thread = threading.get_ident()

@@ -9,6 +9,7 @@ demands is what its jobs turned out to need, on top of what their submitters ask
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -23,6 +24,12 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+LONG = BigInteger().with_variant(Integer(), "sqlite")
+"""A number that may grow beyond 32 bits."""
+
+SORTED = Text().with_variant(Text(collation="C"), "postgresql")
+"""A text that is compared byte by byte, whatever the database's language."""
 
 
 def _partial(name: str, where: str, *columns: object) -> Index:
@@ -48,7 +55,7 @@ lanes = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LONG, primary_key=True),
     Column("job_id", Text, nullable=False, unique=True),
     Column("lane_id", Integer, ForeignKey("lanes.lane_id"), nullable=False),
     Column("status", Text, nullable=False),
@@ -68,20 +75,20 @@ jobs = Table(
     Column("idempotency_key", Text, unique=True),
     Column("request_hash", Text, nullable=False),
     Column("trace", Text),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", LONG, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("retries_used", Integer, nullable=False),
     Column("worker_id", Text),
     Column("claim_request_id", Text),
     Column("renewed", Boolean, nullable=False),
-    Column("next_chunk", Integer, nullable=False),
+    Column("next_chunk", LONG, nullable=False),
     Column("status_message", Text),
     Column("cancel_requested", Boolean, nullable=False),
     Column("submitted_at", Float, nullable=False),
     Column("available_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Column("finish_seq", Integer),
+    Column("finish_seq", LONG),
     Column("lease_expires_at", Float),
     Column("deadline_at", Float),
     Column("error_code", Text),
@@ -112,7 +119,7 @@ jobs = Table(
 job_inputs = Table(
     "job_inputs",
     metadata,
-    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("job_seq", LONG, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
     Column("input", Text, nullable=False),
     Column("runtime_config", Text, nullable=False),
     Column("metadata", Text, nullable=False),
@@ -121,7 +128,7 @@ job_inputs = Table(
 job_results = Table(
     "job_results",
     metadata,
-    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("job_seq", LONG, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
     Column("result", Text),
     Column("output_metadata", Text, nullable=False),
     Column("metrics", Text, nullable=False),
@@ -130,7 +137,7 @@ job_results = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("job_seq", LONG, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("worker_id", Text, nullable=False),
     Column("started_at", Float, nullable=False),
@@ -145,8 +152,8 @@ attempts = Table(
 job_events = Table(
     "job_events",
     metadata,
-    Column("job_seq", Integer, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
-    Column("sequence", Integer, primary_key=True),
+    Column("job_seq", LONG, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("sequence", LONG, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("data", Text, nullable=False),
     Column("at", Float, nullable=False),
@@ -181,7 +188,7 @@ workers = Table(
 actions = Table(
     "actions",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", LONG, primary_key=True),
     Column("action_id", Text, nullable=False, unique=True),
     Column("worker_id", Text, ForeignKey("workers.worker_id", ondelete="CASCADE"), nullable=False),
     Column("kind", Text, nullable=False),
@@ -196,8 +203,8 @@ actions = Table(
 tallies = Table(
     "tallies",
     metadata,
-    Column("scope", Text, primary_key=True),
+    Column("scope", SORTED, primary_key=True),
     Column("name", Text, primary_key=True),
-    Column("value", Integer, nullable=False),
+    Column("value", LONG, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -1,0 +1,1 @@
+"""PostgreSQL as the store's database, shared by any number of CORTEX processes."""
