@@ -70,6 +70,8 @@ def print_result(job: Mapping[str, Any]) -> None:
         _print_items(result)
     elif result is not None:
         click.echo(to_json(result, indent=2))
+    if scores := _scores(job):
+        click.echo(f"\nscores: {scores}")
 
 
 def _print_items(items: Sequence[Any]) -> None:
@@ -129,6 +131,16 @@ def _numbers(values: Mapping[str, Any] | None) -> str:
         for name, value in (values or {}).items()
         if not isinstance(value, dict | list)
     )
+
+
+def _scores(job: Mapping[str, Any]) -> str:
+    """An evaluation's means."""
+    told = (job.get("output_metadata") or {}).get("scores") or {}
+    scored = told.get("rows_scored")
+    values = ", ".join(
+        f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, float)
+    )
+    return f"{values} over {scored} rows" if values else ""
 
 
 def _why(code: str | None, message: str | None) -> str:

@@ -69,11 +69,11 @@ class Printer(TokenWriter):
             super().on_token(text)
 
     def on_state(self, state: dict[str, Any]) -> None:
-        """Print it, with the rows that are done by then."""
-        message = f": {state['message']}" if state.get("message") else ""
-        worker = f" on {state['worker_id']}" if state.get("worker_id") else ""
+        """Print it; where it says nothing itself, with the rows that are done by then."""
         rows = f", {len(self._rows_done)} rows done" if self._rows_done else ""
-        self._states.say(f"[{state['status']}{worker}{message}{rows}]")
+        message = f": {state['message']}" if state.get("message") else rows
+        worker = f" on {state['worker_id']}" if state.get("worker_id") else ""
+        self._states.say(f"[{state['status']}{worker}{message}]")
 
     def on_row(self, row: dict[str, Any]) -> None:
         """Count it."""
