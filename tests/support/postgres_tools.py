@@ -41,11 +41,17 @@ class Postgres:
         with psycopg.connect(self._url, autocommit=True) as session:
             session.execute(statement.encode())
 
+    def end_sessions(self, url: str) -> None:
+        """End every session on a database, as an administrator may."""
+        end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s"
+        with psycopg.connect(self._url, autocommit=True) as session:
+            session.execute(end, [urlsplit(url).path.removeprefix("/")])
+
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """Lend a fresh, migrated database by its URL."""
+    def database(self, template: str = TEMPLATE) -> Iterator[str]:
+        """Lend a database of a test's own by its URL: an empty one of CORTEX."""
         name = new_id("t")
-        self.run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield self.url_of(name)
         finally:

@@ -40,6 +40,13 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
+def postgres_empty(postgres: Postgres) -> Iterator[str]:
+    """A database without tables."""
+    with postgres.database(template="template0") as url:
+        yield url
+
+
+@pytest.fixture
 def sqlite_factory(tmp_path: Path, clock: TurnableClock, notifier: LocalNotifier) -> StoreFactory:
     def open_store() -> AbstractAsyncContextManager[Store]:
         return SqliteStore(

@@ -56,7 +56,7 @@ def _check_server(url: str, target: str) -> None:
 
 def _refusal(url: str, error: psycopg.Error) -> str:
     told = str(error)
-    if "authentication failed" in told or "no password supplied" in told:
+    if any(words in told for words in ("authentication failed", "no password supplied", 'role "')):
         user = conninfo_to_dict(url).get("user", "of this system")
         return (
             f"{_place(url)} refuses the user {user}: "
