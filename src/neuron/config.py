@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     )
     model_load_timeout: float = Field(default=1800, gt=0)  # seconds
     model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
+    outbox_dir: Path | None = None  # None: beside the model cache
+    outbox_mb: int = Field(default=256, ge=1)
     allow_remote_code: bool = False
     allow_pickle: bool = False
     vllm_python: str | None = None
@@ -109,6 +111,8 @@ class Settings(BaseSettings):
     poll_interval: float = Field(default=1.0, gt=0, le=60)
     poll_wait: float = Field(default=20, gt=0, le=30)
     shutdown_timeout: float = Field(default=300, ge=0)
+    spot_notices: Literal["off", "aws", "gcp", "azure"] = "off"
+    spot_metadata_url: str | None = Field(default=None, pattern=r"^https?://")  # None: the usual
 
     # What it shows
     api_host: str = "0.0.0.0"  # noqa: S104 - the documented default, for container health checks
@@ -182,6 +186,11 @@ class Settings(BaseSettings):
                 f"minio_endpoint is host:port, http(s)://host:port or file:///dir, not {scheme}://…"
             )
         return self
+
+    @property
+    def outbox_folder(self) -> Path:
+        """Where what CORTEX has not acknowledged is kept."""
+        return self.outbox_dir or self.model_cache_dir.parent / "outbox"
 
     def interpreter(self, runtime: RuntimeType) -> str | None:
         """Return the Python that the operator named for the runtime's engines, if any."""

@@ -16,6 +16,7 @@ from .errors import ConfigurationError, NeuronError
 from .models.action import Action
 from .models.worker import WorkerAction, WorkerStatus
 from .services.assembly import WorkerParts, assemble
+from .services.draining import Drain
 from .services.engine import EngineFactory
 from .services.lifecycle import WorkerPhase
 from .services.memory_budget import MemoryBudget
@@ -31,6 +32,8 @@ EXIT_CLEAN = 0
 EXIT_RESTART = 75
 EXIT_CONFIGURATION = 78
 FLUSH_SECONDS = 10.0
+KEEP_SECONDS = 5.0
+"""How long a disk may take to keep what CORTEX did not take."""
 HASTY_FLUSH_SECONDS = 3.0
 DEREGISTER_SECONDS = 3.0
 
@@ -57,7 +60,7 @@ class NEURONWorker:
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._drain_seconds = settings.shutdown_timeout
+        self._drain: Drain | None = None
 
     @property
     def worker_id(self) -> str | None:
@@ -103,13 +106,18 @@ class NEURONWorker:
         await self._stopped.wait()
 
     def request_stop(self, reason: str, *, deadline_seconds: float | None = None) -> None:
-        """Begin to drain: running jobs may take shutdown_timeout, or `deadline_seconds`."""
-        if self._stop_requested.is_set():
+        """Begin to drain: running jobs may take shutdown_timeout, or `deadline_seconds`.
+
+        A drain that has begun can only be made shorter, by a deadline.
+        """
+        if self._drain is not None:
+            if deadline_seconds is not None and self._drain.shorten(deadline_seconds):
+                logger.info("shutdown_hastened", reason=reason, jobs_may_take=deadline_seconds)
             return
         self.view.stop_reason = reason
-        if deadline_seconds is not None:
-            self._drain_seconds = deadline_seconds
-        logger.info("shutdown_requested", reason=reason, jobs_may_take=self._drain_seconds)
+        seconds = self.settings.shutdown_timeout if deadline_seconds is None else deadline_seconds
+        self._drain = Drain(seconds)
+        logger.info("shutdown_requested", reason=reason, jobs_may_take=seconds)
         self._stop_requested.set()
 
     def request_stop_now(self, reason: str) -> None:
@@ -160,7 +168,7 @@ class NEURONWorker:
             parts.heartbeat.poke()
             logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)
             await self._stop_requested.wait()
-        await self._drain(parts)
+        await self._leave(parts)
 
     async def _begin(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
         await asyncio.to_thread(parts.loader.cache.remove_strays)
@@ -168,15 +176,16 @@ class NEURONWorker:
         self.view.lifecycle.enter(WorkerPhase.CONNECTING)
         await parts.cortex.connect()
         await parts.neighbours.start(tasks)
+        await self._deliver_leftovers(parts, tasks)
         self.view.lifecycle.enter(WorkerPhase.REGISTERING)
         await parts.registrar.register()
-        for service in (parts.leases, parts.results, parts.statuses, parts.tokens):
+        for service in (parts.leases, parts.statuses):
             await service.start(tasks)
         budget = MemoryBudget.of(
             await parts.monitor.get_current_resources(), self.settings.engine_memory_mb
         )
         await parts.engines.start(tasks, budget)
-        for watch in (parts.health, parts.guard, parts.pinned):
+        for watch in (parts.health, parts.guard, parts.pinned, *parts.notices):
             await watch.start(tasks)
         await parts.executor.start(tasks)
         await parts.heartbeat.start(tasks)
@@ -184,7 +193,15 @@ class NEURONWorker:
         self.view.lifecycle.enter(WorkerPhase.STARTING)
         await self._follow_pause(parts, tasks)
 
-    async def _drain(self, parts: WorkerParts) -> None:
+    async def _deliver_leftovers(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
+        """Deliver what an earlier process left, under its id, before that is registered anew."""
+        found = await parts.outbox.open()
+        parts.registrar.worker_id = parts.registrar.worker_id or found.worker_id
+        for service in (parts.outbox, parts.results, parts.tokens):
+            await service.start(tasks)
+        await parts.leftovers.deliver(found, tasks)
+
+    async def _leave(self, parts: WorkerParts) -> None:
         """No new jobs; those running finish or go back; their results arrive."""
         self.view.lifecycle.enter(WorkerPhase.SHUTTING_DOWN)
         if not parts.executor.running:
@@ -203,36 +220,54 @@ class NEURONWorker:
             logger.error("results_not_delivered", waiting=parts.results.backlog)
 
     async def _finish_jobs(self, parts: WorkerParts) -> None:
-        try:
-            async with asyncio.timeout(self._drain_seconds):
-                await until_first(parts.executor.wait_for_completion(), self._stop_now.wait())
-        except TimeoutError:
-            logger.warning("shutdown_timeout_reached", jobs=len(parts.executor.active_jobs))
+        assert self._drain is not None
+        await until_first(
+            parts.executor.wait_for_completion(),
+            self._stop_now.wait(),
+            self._drain.hand_back_late(parts.executor.active_jobs.values),
+        )
 
     async def _stop_everything(self, parts: WorkerParts) -> None:
         """End every loop and engine, whatever state they are in, and say goodbye to CORTEX."""
         await parts.poller.cancel()
         await parts.listener.stop()
+        await self._keep_undelivered(parts)
         await parts.executor.stop()
-        for watch in (parts.pinned, parts.health, parts.guard):
+        await parts.leftovers.stop()
+        for watch in (*parts.notices, parts.pinned, parts.health, parts.guard):
             await watch.stop()
         for service in (parts.tokens, parts.statuses, parts.results, parts.leases):
             await service.stop()
         await parts.heartbeat.stop()
         await parts.neighbours.stop()
         await self._deregister(parts)
+        await parts.outbox.stop()
+        await parts.outbox.close()
         await parts.engines.stop()
         await parts.monitor.stop()
         await self._api.stop()
 
+    async def _keep_undelivered(self, parts: WorkerParts) -> None:
+        """Have on disk what CORTEX has not taken, while its tokens are still in memory."""
+        try:
+            async with asyncio.timeout(KEEP_SECONDS):
+                await parts.outbox.write()
+        except TimeoutError:
+            logger.error("outbox_not_written", waiting=parts.results.backlog)
+
     async def _deregister(self, parts: WorkerParts) -> None:
+        """Say goodbye, unless results wait: their attempts would be given away with it."""
         if not parts.registrar.registered:
+            return
+        if parts.results.unjudged_results:
+            logger.warning("not_deregistered", unjudged_results=parts.results.unjudged_results)
             return
         try:
             async with asyncio.timeout(DEREGISTER_SECONDS):
                 await parts.cortex.deregister_worker(
                     parts.registrar.worker_id, self.view.stop_reason
                 )
+            parts.outbox.name_worker("")
         except (NeuronError, TimeoutError) as error:
             logger.warning("deregistration_failed", error=str(error) or type(error).__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -30,17 +30,24 @@ from .lease_keeper import LeaseKeeper
 from .memory_guard import MemoryGuard
 from .model_loader import ModelLoaderService
 from .neighbour_watch import NeighbourWatch
+from .outbox.leftovers import Leftovers
+from .outbox.outbox import Outbox
 from .pinned_models import PinnedModels
 from .poller import JobPollerService
 from .resource_monitor import ResourceMonitor
 from .result_reporter import ResultReporter
 from .runtime_health import RuntimeHealth
+from .spot_notice import SOURCES, LeavingHandler, SpotNoticeService
 from .status_reporter import StatusReporter
 from .token_streamer import TokenStreamer
 
 logger = structlog.get_logger(__name__)
 
 _INITIALIZED = {runtime: f"{runtime.value}_runtime_initialized" for runtime in RuntimeType}
+
+
+class WorkerHandler(ActionHandler, LeavingHandler, Protocol):
+    """Who carries out what CORTEX and the provider ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +72,14 @@ class WorkerParts:
     statuses: StatusReporter
     tokens: TokenStreamer
     results: ResultReporter
+    outbox: Outbox
+    leftovers: Leftovers
     executor: ExecutorService
     poller: JobPollerService
     inbox: ActionInbox
     heartbeat: HeartbeatService
+    notices: tuple[SpotNoticeService, ...]
+    """One, where the operator asked to be told of spot notices."""
     listener: ActionListener
 
     @property
@@ -89,7 +100,7 @@ class WorkerParts:
 def assemble(
     settings: Settings,
     metrics: WorkerMetrics,
-    handler: ActionHandler,
+    handler: WorkerHandler,
     describe: Callable[[], WorkerReport],
     on_activity: Callable[[], None],
     on_capabilities: Callable[[], Awaitable[None]],
@@ -98,6 +109,9 @@ def assemble(
     """Make every part, connected to nothing yet. Needs a running event loop."""
     unavailable = find_unavailable(settings)
     cortex = CortexClient(settings.cortex_grpc_url, settings.cortex_timeout)
+    outbox = Outbox(
+        settings.outbox_folder, settings.worker_id or "worker", settings.outbox_mb * 1_000_000
+    )
     genome = GenomeClient(settings.genome_http_url, settings.genome_timeout)
     engram = EngramClient(
         settings.minio_endpoint,
@@ -121,8 +135,8 @@ def assemble(
         metrics=metrics,
     )
     statuses = StatusReporter(cortex, registrar, leases)
-    tokens = TokenStreamer(cortex, registrar, leases, metrics)
-    results = ResultReporter(cortex, registrar, metrics)
+    tokens = TokenStreamer(cortex, registrar, leases, metrics, outbox=outbox)
+    results = ResultReporter(cortex, registrar, metrics, outbox)
     services = JobServices(
         worker_id=lambda: registrar.worker_id,
         leases=leases,
@@ -148,6 +162,7 @@ def assemble(
         registrar=registrar,
         models=lambda: engines.loaded_models,
         memory=engines.available_mb,
+        outbox=outbox,
     )
     inbox = ActionInbox(handler)
     heartbeat = HeartbeatService(
@@ -176,6 +191,7 @@ def assemble(
 
     def registered(info: WorkerInfo) -> None:
         executor.worker_id = poller.worker_id = heartbeat.worker_id = info.worker_id
+        outbox.name_worker(info.worker_id)
 
     registrar.on_registered = registered
     return WorkerParts(
@@ -197,12 +213,23 @@ def assemble(
         statuses=statuses,
         tokens=tokens,
         results=results,
+        outbox=outbox,
+        leftovers=Leftovers(cortex, registrar, tokens, results),
         executor=executor,
         poller=poller,
         inbox=inbox,
         heartbeat=heartbeat,
+        notices=spot_notices(settings, handler),
         listener=ActionListener(cortex, registrar, inbox),
     )
+
+
+def spot_notices(settings: Settings, handler: LeavingHandler) -> tuple[SpotNoticeService, ...]:
+    """Return what listens for the provider's notice, if the operator asked for that."""
+    if settings.spot_notices == "off":
+        return ()
+    source = SOURCES[settings.spot_notices](settings.spot_metadata_url)
+    return (SpotNoticeService(source, handler),)
 
 
 def find_unavailable(settings: Settings) -> dict[RuntimeType, str]:

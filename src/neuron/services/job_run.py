@@ -17,6 +17,7 @@ from ..errors import (
 )
 from ..models.job import ErrorDetails, JobOutput, JobResult, JobStatus, LeasedJob, Requirements
 from ..models.lease import ReleasedJob, ref_of
+from .drain_plan import TextProgress
 from .job_work import JobServices, JobWork
 from .lease_keeper import LeaseLoss
 from .outcomes import Dropped, Ended, HandedBack, Outcome, StopReason, label_of
@@ -54,6 +55,11 @@ class JobRun:
         self._work = JobWork(leased, services)
         self._task: asyncio.Task[Outcome] | None = None
         self._lease = services.leases.hold(leased, self._on_loss)
+
+    @property
+    def progress(self) -> TextProgress | None:
+        """How far a text job has got; None where that cannot be told."""
+        return self._work.progress
 
     def stop(self, reason: StopReason) -> None:
         """End the attempt now; the first reason counts. Nothing if it has ended."""
@@ -149,16 +155,15 @@ class JobRun:
         match outcome:
             case Ended():
                 if self._work.stream is not None:
-                    metadata = outcome.output.metadata if outcome.output else {}
-                    await self._work.stream.finish(metadata)
-                await self._services.results.report(self._result(outcome))
+                    self._work.stream.end(outcome.output.metadata if outcome.output else {})
+                await self._services.results.report(self._result(outcome), self._work.stream)
             case HandedBack():
                 await self._flush_stream()
                 await self._services.results.release(
-                    ReleasedJob(self.ref, outcome.reason, needs=outcome.needs)
+                    ReleasedJob(self.ref, outcome.reason, needs=outcome.needs), self._work.stream
                 )
             case Dropped():
-                pass
+                self._services.results.drop(self.ref)
 
     async def _flush_stream(self) -> None:
         """Have what was streamed arrive before the job is handed back: later it would be stale."""

@@ -26,6 +26,7 @@ from ..models.runtime import RuntimeType
 from ..runtimes.base import Generation
 from ..runtimes.registry import parse_runtime
 from ..utils.metrics import WorkerMetrics
+from .drain_plan import SpeedMeter, TextProgress
 from .engine import Engine, EngineKey, FetchModel, OnProgress
 from .input_references import InputReferences
 from .lease_keeper import LeaseKeeper
@@ -75,10 +76,13 @@ class _SoFar:
 
     text: list[str] = field(default_factory=list)
     tokens: int = 0
+    speed: SpeedMeter = field(default_factory=SpeedMeter)
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: Generation, now: float) -> None:
         self.text.append(generation.text)
         self.tokens += len(generation.token_ids)
+        if generation.token_ids:
+            self.speed.note(self.tokens, now)
 
     def output(self, reason: str) -> JobOutput | None:
         if not self.tokens:
@@ -173,12 +177,24 @@ class JobWork:
 
     async def _follow(self, generations: AsyncIterator[Generation], *, stream: bool) -> JobOutput:
         async for generation in generations:
-            self._so_far.add(generation)
+            self._so_far.add(generation, self._clock())
             if stream and (generation.text or generation.token_ids):
                 await self._stream_on(generation)
             if generation.output is not None:
                 return generation.output
         raise EngineCrashedError("the engine ended a generation without an output")
+
+    @property
+    def progress(self) -> TextProgress | None:
+        """How far one text has got; None for rows, for many answers and for given ones."""
+        sampling = self._leased.job.input.sampling
+        if self._rows is not None or sampling.n > 1 or sampling.target is not None:
+            return None
+        return TextProgress(
+            tokens=self._so_far.tokens,
+            max_tokens=sampling.max_tokens,
+            tokens_per_second=self._so_far.speed.tokens_per_second,
+        )
 
     def partial(self, reason: str) -> JobOutput | None:
         """What the attempt had got to when it was stopped."""

@@ -55,6 +55,12 @@ class ReservingExecutor(Protocol):
     def refuse_reserved(self, refused: RefusedJob) -> None: ...
 
 
+class Room(Protocol):
+    """Where results go that CORTEX does not take; while it is full no jobs are taken either."""
+
+    async def wait_for_room(self) -> None: ...
+
+
 class JobPollerService(Service):
     """Long-polls for as many jobs as slots are free, and reserves the slots before it asks.
 
@@ -77,6 +83,7 @@ class JobPollerService(Service):
         registrar: Registrar | None = None,
         models: Callable[[], list[LoadedModel]] = list,
         memory: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        outbox: Room | None = None,
     ) -> None:
         super().__init__()
         self.worker_id = worker_id
@@ -87,6 +94,7 @@ class JobPollerService(Service):
         self._registrar = registrar
         self._models = models
         self._memory = memory
+        self._outbox = outbox
         self._open_request: tuple[str, int] | None = None
         logger.info("poller_service_initialized", worker_id=worker_id, poll_interval=poll_interval)
 
@@ -108,6 +116,8 @@ class JobPollerService(Service):
         """
         backoff = Backoff(initial=0.2, maximum=5.0)
         while True:
+            if self._outbox is not None:
+                await self._outbox.wait_for_room()
             reserved = await self.executor_service.slots.reserve_all_free()
             try:
                 acquired = await self._poll(reserved)

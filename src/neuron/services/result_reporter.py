@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -11,7 +11,7 @@ import structlog
 
 from ..clients.cortex_client import SENDABLE_BYTES, result_size
 from ..errors import ErrorCode, InvalidInputError, NeuronError, WorkerUnknownError
-from ..models.job import ErrorDetails, JobResult, JobStatus
+from ..models.job import ErrorDetails, JobResult, JobStatus, StreamChunk
 from ..models.lease import AttemptRef, ReleasedJob, Verdict
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
@@ -34,6 +34,27 @@ class ReportingClient(Protocol):
     async def release_jobs(self, worker_id: str, jobs: list[ReleasedJob]) -> Verdicts: ...
 
 
+class ReportKeeper(Protocol):
+    """Who keeps reports over the end of this process."""
+
+    def keep_report(
+        self,
+        ref: AttemptRef,
+        report: JobResult | ReleasedJob,
+        unacknowledged: Callable[[], Sequence[StreamChunk]] = tuple,
+    ) -> None: ...
+
+    def forget(self, ref: AttemptRef) -> None: ...
+
+
+class EndedStream(Protocol):
+    """The tokens that come before a report."""
+
+    done: asyncio.Event
+
+    def unacknowledged(self) -> list[StreamChunk]: ...
+
+
 @dataclass(slots=True)
 class _Entry(Generic[Item]):
     item: Item
@@ -44,8 +65,13 @@ class _Entry(Generic[Item]):
 class _Queue(Generic[Item]):
     """Items of one kind, sent in batches; a batch that failed is tried again one by one."""
 
-    def __init__(self, send: Callable[[list[Item]], Awaitable[Verdicts]]) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[Item]], Awaitable[Verdicts]],
+        on_judged: Callable[[AttemptRef], None],
+    ) -> None:
         self._send = send
+        self._on_judged = on_judged
         self._entries: dict[AttemptRef, _Entry[Item]] = {}
         self._limit = MAX_BATCH
 
@@ -92,6 +118,7 @@ class _Queue(Generic[Item]):
     def _settle(self, sent: Iterable[AttemptRef], verdicts: Verdicts) -> None:
         for ref in list(sent):
             entry = self._entries.pop(ref)
+            self._on_judged(ref)
             if not entry.answered.done():
                 entry.answered.set_result(verdicts.get(ref, Verdict.STALE))
 
@@ -99,41 +126,68 @@ class _Queue(Generic[Item]):
 class ResultReporter(Service):
     """Keeps results and hand-backs in memory until CORTEX has answered for each of them.
 
-    While CORTEX is down they wait; what waits is bounded by the jobs that ran when it went.
+    While CORTEX is down they wait; what waits is bounded by the jobs that ran when it went. The
+    outbox is told of each at once, and told to forget it when CORTEX has answered.
     """
 
     name: ClassVar[str] = "result_reporter"
 
     def __init__(
-        self, client: ReportingClient, registrar: Registrar, metrics: WorkerMetrics | None = None
+        self,
+        client: ReportingClient,
+        registrar: Registrar,
+        metrics: WorkerMetrics | None = None,
+        outbox: ReportKeeper | None = None,
     ) -> None:
         super().__init__()
+        self._outbox = outbox
+        self._unjudged: set[AttemptRef] = set()
         self._registrar = registrar
         self._metrics = metrics
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._results: _Queue[JobResult] = _Queue(
-            lambda results: client.report_results(registrar.worker_id, results)
+            lambda results: client.report_results(registrar.worker_id, results), self.drop
         )
         self._releases: _Queue[ReleasedJob] = _Queue(
-            lambda jobs: client.release_jobs(registrar.worker_id, jobs)
+            lambda jobs: client.release_jobs(registrar.worker_id, jobs), self.drop
         )
+
+    @property
+    def unjudged_results(self) -> int:
+        """How many results CORTEX has not judged, those behind their tokens included."""
+        return len(self._unjudged)
 
     @property
     def backlog(self) -> int:
         """How many results and hand-backs CORTEX has not acknowledged."""
         return len(self._results) + len(self._releases)
 
-    async def report(self, result: JobResult) -> Verdict:
-        """Deliver a result; returns when CORTEX has judged it, cancelled callers aside."""
+    async def report(self, result: JobResult, stream: EndedStream | None = None) -> Verdict:
+        """Deliver a result, behind the last chunk of its `stream`; returns when CORTEX has judged.
+
+        A caller that is cancelled leaves what it gave: it is sent, and kept, all the same.
+        """
         fitting, size = _within_limit(result)
         ref = AttemptRef(result.job_id, result.attempt)
-        return await self._enqueued(self._results.put(ref, fitting, size))
+        self._keep(ref, fitting, stream)
+        self._unjudged.add(ref)
+        if stream is not None:
+            await stream.done.wait()
+        verdict = await self._enqueued(self._results.put(ref, fitting, size))
+        self._unjudged.discard(ref)
+        return verdict
 
-    async def release(self, released: ReleasedJob) -> Verdict:
-        """Hand a job back; returns when CORTEX knows."""
+    async def release(self, released: ReleasedJob, stream: EndedStream | None = None) -> Verdict:
+        """Hand a job back; returns when CORTEX knows. Chunks of its `stream` are kept with it."""
+        self._keep(released.ref, released, stream)
         return await self._enqueued(self._releases.put(released.ref, released, 256))
+
+    def drop(self, ref: AttemptRef) -> None:
+        """Nothing more will be reported of an attempt: CORTEX has judged it."""
+        if self._outbox is not None:
+            self._outbox.forget(ref)
 
     async def flush(self) -> None:
         """Return when nothing waits any more; the caller bounds the time."""
@@ -168,6 +222,12 @@ class ResultReporter(Service):
             await self._releases.send_batch()
         finally:
             self._note_backlog()
+
+    def _keep(
+        self, ref: AttemptRef, report: JobResult | ReleasedJob, stream: EndedStream | None
+    ) -> None:
+        if self._outbox is not None:
+            self._outbox.keep_report(ref, report, stream.unacknowledged if stream else tuple)
 
     async def _enqueued(self, answered: asyncio.Future[Verdict]) -> Verdict:
         self._note_backlog()

@@ -55,6 +55,11 @@ class WorkerSelfView:
             reasons.append("the worker is not registered with CORTEX")
         if parts.cortex.last_error is not None:
             reasons.append(f"CORTEX: {parts.cortex.last_error}")
+        if parts.outbox.full:
+            reasons.append(
+                f"the outbox is full: {self.settings.outbox_mb} MB of results and tokens wait for"
+                " CORTEX to take them"
+            )
         if not parts.offers_a_runtime:
             reasons.extend(self._lacking_runtimes(parts))
         return reasons
@@ -64,6 +69,8 @@ class WorkerSelfView:
         warnings = [self.config_error] if self.config_error else []
         if self.parts is not None:
             warnings.extend(self.parts.neighbours.warnings)
+            if self.parts.outbox.trouble is not None:
+                warnings.append(self.parts.outbox.trouble)
             if self.parts.offers_a_runtime:
                 warnings.extend(self._lacking_runtimes(self.parts))
         return warnings

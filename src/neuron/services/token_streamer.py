@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import structlog
@@ -44,6 +44,14 @@ class StreamingClient(Protocol):
     def open_token_channel(self, worker_id: str) -> Channel: ...
 
 
+class ChunkKeeper(Protocol):
+    """Who keeps chunks over the end of this process."""
+
+    def keep_chunks(self, ref: AttemptRef, chunks: Sequence[StreamChunk]) -> None: ...
+
+    def forget_chunks(self, ref: AttemptRef, below: int) -> None: ...
+
+
 class TokenStream:
     """One attempt's tokens on their way; made by TokenStreamer.open()."""
 
@@ -53,6 +61,12 @@ class TokenStream:
         self.done = asyncio.Event()
         """Set when everything is acknowledged, or nobody wants it any more."""
         self.counted_bytes = 0
+        self.kept_below = 0
+        """Chunks below this sequence number were given to the outbox."""
+
+    def unacknowledged(self) -> list[StreamChunk]:
+        """Return every chunk that CORTEX has not acknowledged."""
+        return self.buffer.seal()
 
     async def send(self, text: str, token_ids: list[int]) -> None:
         """Add one delta; waits only while too much is unacknowledged, over all jobs."""
@@ -68,11 +82,15 @@ class TokenStream:
             self._streamer.note_added(self)
             await self._streamer.wait_for_room()
 
-    async def finish(self, metadata: dict[str, Any]) -> None:
-        """Send the last chunk and return when CORTEX has acknowledged every one."""
+    def end(self, metadata: dict[str, Any]) -> None:
+        """Add the last chunk; `done` says when CORTEX has acknowledged every one."""
         if not self.buffer.closed:
             self.buffer.finish(metadata)
             self._streamer.note_added(self)
+
+    async def finish(self, metadata: dict[str, Any]) -> None:
+        """Send the last chunk and return when CORTEX has acknowledged every one."""
+        self.end(metadata)
         await self.done.wait()
 
     def close(self) -> None:
@@ -82,7 +100,10 @@ class TokenStream:
 
 
 class TokenStreamer(Service):
-    """Sends chunks in order, keeps them until acknowledged, sends them again on a new stream."""
+    """Sends chunks in order, keeps them until acknowledged, sends them again on a new stream.
+
+    They are kept in memory; while no stream comes about, in the outbox too.
+    """
 
     name: ClassVar[str] = "token_streamer"
 
@@ -93,8 +114,10 @@ class TokenStreamer(Service):
         keeper: LeaseKeeper,
         metrics: WorkerMetrics | None = None,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+        outbox: ChunkKeeper | None = None,
     ) -> None:
         super().__init__()
+        self._outbox = outbox
         self._client = client
         self._registrar = registrar
         self._keeper = keeper
@@ -113,6 +136,13 @@ class TokenStreamer(Service):
         """Begin to carry an attempt's tokens."""
         stream = TokenStream(self, TokenBuffer(ref, self._clock))
         self._streams[ref] = stream
+        return stream
+
+    def reopen(self, ref: AttemptRef, chunks: list[StreamChunk]) -> TokenStream:
+        """Carry on with what an earlier process left of an attempt that has ended."""
+        stream = self.open(ref)
+        stream.buffer.restore(chunks)
+        self.note_added(stream)
         return stream
 
     def forget(self, stream: TokenStream) -> None:
@@ -149,7 +179,22 @@ class TokenStreamer(Service):
                 logger.warning("token_stream_broken", error=str(group.exceptions[0]))
             for stream in self._streams.values():
                 stream.buffer.rewind()
+                self._keep(stream)
             await asyncio.sleep(backoff.next_delay())
+
+    def _keep(self, stream: TokenStream) -> None:
+        """Give the outbox what it has not got of the unacknowledged chunks."""
+        if self._outbox is None:
+            return
+        chunks = [c for c in stream.unacknowledged() if c.sequence >= stream.kept_below]
+        if chunks:
+            self._outbox.keep_chunks(stream.buffer.ref, chunks)
+            stream.kept_below = stream.buffer.next_sequence
+
+    def _forget_kept(self, stream: TokenStream, next_sequence: int) -> None:
+        if self._outbox is not None and 0 < stream.kept_below <= next_sequence:
+            self._outbox.forget_chunks(stream.buffer.ref, stream.kept_below)
+            stream.kept_below = 0
 
     async def _one_channel(self, backoff: Backoff) -> None:
         channel = self._client.open_token_channel(self._registrar.worker_id)
@@ -208,7 +253,12 @@ class TokenStreamer(Service):
             stream.close()
             self._keeper.lose(ack.ref, LeaseLoss.STALE)
             return
+        if stream.buffer.lacks_chunks(ack.next_sequence):
+            logger.warning("chunks_lost", job_id=ack.ref.job_id, attempt=ack.ref.attempt)
+            stream.close()
+            return
         stream.buffer.acknowledge(ack.next_sequence)
+        self._forget_kept(stream, ack.next_sequence)
         self._recount(stream)
         if ack.verdict is Verdict.CANCELLED:
             self._keeper.lose(ack.ref, LeaseLoss.CANCELLED)

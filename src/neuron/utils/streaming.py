@@ -32,6 +32,7 @@ class TokenBuffer:
     due: float = 0.0
     next_sequence: int = 0
     closed: bool = False
+    restored: bool = False
     unacknowledged: deque[StreamChunk] = field(default_factory=deque)
     _text: list[str] = field(default_factory=list)
     _token_ids: list[int] = field(default_factory=list)
@@ -109,6 +110,27 @@ class TokenBuffer:
         while self.unacknowledged and self.unacknowledged[0].sequence < next_sequence:
             self._bytes -= wire_size(self.unacknowledged.popleft())
         self._unsent = min(self._unsent, len(self.unacknowledged))
+
+    def seal(self) -> list[StreamChunk]:
+        """Make chunks of what was gathered, too, and return every unacknowledged one."""
+        if self._text or self._token_ids or self._final_metadata is not None:
+            self._seal()
+        return list(self.unacknowledged)
+
+    def restore(self, chunks: list[StreamChunk]) -> None:
+        """Take over all that an earlier process left of the attempt; nothing more will come."""
+        self.closed = True
+        self.unacknowledged.extend(chunks)
+        self.next_sequence = chunks[-1].sequence + 1
+        self.restored = True
+        self._bytes += sum(map(wire_size, chunks))
+        self.rewind()
+
+    def lacks_chunks(self, next_sequence: int) -> bool:
+        """Whether CORTEX waits for a chunk that the earlier process could not keep."""
+        if not (self.restored and self.unacknowledged):
+            return False
+        return next_sequence < self.unacknowledged[0].sequence
 
     def rewind(self) -> None:
         """Offer every unacknowledged chunk again (a new connection)."""
