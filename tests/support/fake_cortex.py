@@ -30,6 +30,8 @@ class FakeJob:
     state: str = "pending"
     renewed: bool = False
     chunks: list[pb.StreamChunk] = field(default_factory=list)
+    earlier: list[pb.StreamChunk] = field(default_factory=list)
+    """What attempts before the present one streamed: it goes on behind that."""
     statuses: list[str] = field(default_factory=list)
     result: pb.JobResult | None = None
     accepted: int = 0
@@ -42,7 +44,13 @@ class FakeJob:
 
     @property
     def text(self) -> str:
-        return "".join(chunk.content for chunk in self.chunks)
+        """All that was streamed, over all attempts."""
+        return "".join(chunk.content for chunk in [*self.earlier, *self.chunks])
+
+    @property
+    def token_ids(self) -> list[int]:
+        """As `text`."""
+        return [token for chunk in [*self.earlier, *self.chunks] for token in chunk.token_ids]
 
 
 class FakeCortex(pb_grpc.CortexServiceServicer):
@@ -65,6 +73,7 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         self.late_jobs: list[str] = []
         self.refuse_renewals = False
         self.refuse_reports = 0
+        self.refuse_tokens = False
         self.lose_report_answers = 0
         self.lose_acquire_answers = 0
         self.cut_token_stream_after: int | None = None
@@ -160,6 +169,9 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         self, request: pb.RegisterWorkerRequest, context: Context
     ) -> pb.RegisterWorkerResponse:
         worker_id = request.worker_id or f"wrk_{len(self.registrations) + 1}"
+        known = self.workers.get(worker_id)
+        if known is not None and known.instance_id != request.instance_id:
+            self._lose_attempts(worker_id)
         self.workers[worker_id] = request
         self.registrations.append(request)
         self._touch()
@@ -170,9 +182,7 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
     ) -> pb.DeregisterWorkerResponse:
         self.workers.pop(request.worker_id, None)
         self.deregistered.append(request.worker_id)
-        for job in self.jobs.values():
-            if job.holder == request.worker_id and job.state == "running":
-                job.state, job.holder = "pending", ""
+        self._lose_attempts(request.worker_id)
         self._touch()
         return pb.DeregisterWorkerResponse()
 
@@ -263,6 +273,9 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
     ) -> AsyncIterator[pb.StreamResultResponse]:
         self.token_streams += 1
         async for request in request_iterator:
+            if self.refuse_tokens:
+                self._touch()
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "no tokens now")
             await self._known(request.worker_id, context)
             acks = {}
             for chunk in request.chunks:
@@ -328,6 +341,11 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         if worker_id not in self.workers:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"worker_unknown: {worker_id}")
 
+    def _lose_attempts(self, worker_id: str) -> None:
+        for job in self.jobs.values():
+            if job.holder == worker_id and job.state == "running":
+                job.state, job.holder, job.request_id = "pending", "", ""
+
     async def _wait_a_little(self) -> None:
         # Many wait for one event here; a short nap keeps this fake free of bookkeeping.
         await asyncio.sleep(0.005)
@@ -352,7 +370,8 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
             for job in held:
                 job.attempt += 1
                 job.state, job.holder = "running", request.worker_id
-                job.request_id, job.renewed, job.chunks = request.request_id, False, []
+                job.request_id, job.renewed = request.request_id, False
+                job.earlier, job.chunks = [*job.earlier, *job.chunks], []
         return [
             pb.LeasedJob(
                 job=job.spec,
@@ -360,7 +379,7 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
                 lease=self._lease(),
                 time_left=Duration(seconds=job.spec.timeout_seconds),
                 engine_crashes=job.engine_crashes,
-                resume=pb.ResumeState(rows=job.rows.values()) if job.rows else None,
+                resume=_resume(job),
             )
             for job in held
         ]
@@ -383,6 +402,12 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         job.state, job.result = "done", result
         job.accepted += 1
         return pb.VERDICT_ACCEPTED
+
+
+def _resume(job: FakeJob) -> pb.ResumeState | None:
+    if not job.rows and not job.token_ids:
+        return None
+    return pb.ResumeState(rows=job.rows.values(), token_ids=job.token_ids, text=job.text)
 
 
 def _verdict(job_id: str, attempt: int, verdict: pb.Verdict.ValueType) -> pb.LeaseVerdict:

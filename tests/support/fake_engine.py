@@ -13,7 +13,10 @@ from neuron.runtimes.base import Generation
 
 
 class FakeEngine:
-    """Obeys "tokens N", "hang", "wait" (for `go`), "flow" (until `go`), "fail" and "die"."""
+    """Obeys "tokens N", "hang", "wait" (for `go`), "flow" (until `go`), "fail" and "die N".
+
+    "tokens" and "flow" go on behind what an earlier attempt had; "die" brings N tokens first.
+    """
 
     def __init__(self, owner: FakeEngines, name: str) -> None:
         self.owner = owner
@@ -56,8 +59,9 @@ class FakeEngine:
         self.owner.peak = max(self.owner.peak, len(self.running))
         self.owner.started.set()
         finished = False
+        had = len(resume.token_ids) if resume is not None else 0
         try:
-            async for generation in self._obey(order, argument):
+            async for generation in self._obey(order, argument, had):
                 finished = generation.output is not None
                 yield generation
         finally:
@@ -65,7 +69,7 @@ class FakeEngine:
             if not finished:
                 self.cancelled.append(order)
 
-    async def _obey(self, order: str, argument: str) -> AsyncGenerator[Generation, None]:
+    async def _obey(self, order: str, argument: str, had: int) -> AsyncGenerator[Generation, None]:
         match order:
             case "hang":
                 yield Generation("x", [0])
@@ -77,31 +81,38 @@ class FakeEngine:
             case "bug":
                 raise ZeroDivisionError("a bug in the engine's client")
             case "die":
+                for index in range(int(argument or 0)):
+                    yield Generation(f"t{index} ", [index])
                 self.die()
                 raise EngineCrashedError("the engine died; its last words: none", engine_jobs=1)
         if order == "flow":
-            async for generation in self._flow():
+            async for generation in self._flow(had):
                 yield generation
             return
         count = int(argument or 1)
-        for index in range(count):
+        for index in range(had, count):
             await asyncio.sleep(0)
             yield Generation(f"t{index} ", [index])
         output = JobOutput(
             result="".join(f"t{index} " for index in range(count)),
-            metadata={"tokens_generated": count, "finish_reason": "stop"},
+            metadata={
+                "tokens_generated": count,
+                "finish_reason": "stop",
+                "resumed_tokens": had,
+            },
             metrics={"latency_ms": 1.0},
         )
         yield Generation(output=output)
 
-    async def _flow(self) -> AsyncGenerator[Generation, None]:
-        count = 0
+    async def _flow(self, count: int) -> AsyncGenerator[Generation, None]:
+        had = count
         while not self.owner.go.is_set():
             yield Generation(f"t{count} ", [count])
             count += 1
             await asyncio.sleep(0.002)
         text = "".join(f"t{index} " for index in range(count))
-        yield Generation(output=JobOutput(result=text, metadata={"tokens_generated": count}))
+        told = {"tokens_generated": count, "resumed_tokens": had}
+        yield Generation(output=JobOutput(result=text, metadata=told))
 
     def condemn(self, reason: str) -> None:
         self.condemned = reason

@@ -154,8 +154,7 @@ class JobRun:
         self._services.statuses.forget(self.ref)
         match outcome:
             case Ended():
-                if self._work.stream is not None:
-                    self._work.stream.end(outcome.output.metadata if outcome.output else {})
+                await self._end_stream(outcome)
                 await self._services.results.report(self._result(outcome), self._work.stream)
             case HandedBack():
                 await self._flush_stream()
@@ -165,13 +164,23 @@ class JobRun:
             case Dropped():
                 self._services.results.drop(self.ref)
 
+    async def _end_stream(self, outcome: Ended) -> None:
+        """Have every token on its way; the result goes behind the last.
+
+        Of an answer that CORTEX was sent nothing of, only a failed attempt's tokens are needed.
+        """
+        if outcome.status is JobStatus.FAILED or self._work.stream is not None:
+            await self._work.send_unsent()
+        if self._work.stream is not None:
+            self._work.stream.end(outcome.output.metadata if outcome.output else {})
+
     async def _flush_stream(self) -> None:
-        """Have what was streamed arrive before the job is handed back: later it would be stale."""
-        if self._work.stream is None:
-            return
+        """Have all that there is arrive before the job is handed back: later it would be stale."""
         try:
             async with asyncio.timeout(LAST_CHUNKS_SECONDS):
-                await self._work.stream.finish({})
+                await self._work.send_unsent()
+                if self._work.stream is not None:
+                    await self._work.stream.finish({})
         except TimeoutError:
             logger.warning("last_chunks_not_delivered", job_id=self.ref.job_id)
 
@@ -208,7 +217,8 @@ class JobRun:
         job_id = self.ref.job_id
         match outcome:
             case Ended(JobStatus.COMPLETED, output, _):
-                tokens = output.metadata.get("tokens_generated", 0) if output else 0
+                told = output.metadata if output else {}
+                tokens = told.get("tokens_generated", 0) - told.get("resumed_tokens", 0)
                 metrics.tokens.inc(tokens)
                 logger.info(
                     "job_completed",

@@ -23,6 +23,7 @@ from ..models.job import (
 )
 from ..models.lease import ref_of
 from ..models.runtime import RuntimeType
+from ..models.sampling import SamplingParameters
 from ..runtimes.base import Generation
 from ..runtimes.registry import parse_runtime
 from ..utils.metrics import WorkerMetrics
@@ -40,6 +41,8 @@ logger = structlog.get_logger(__name__)
 ALONE_AFTER_CRASHES = 2
 """A job under which that many engines died gets the next one for itself."""
 ROW_JOBS = frozenset({JobType.BATCH_INFERENCE, JobType.EVALUATION})
+CHECKPOINT_SECONDS = 2.0
+"""How often the tokens of an answer that nobody reads along are kept in CORTEX."""
 _VLLM_SEQUENCES = 256
 
 
@@ -72,17 +75,33 @@ class JobServices:
 
 @dataclass(slots=True)
 class _SoFar:
-    """What a text answer has got to."""
+    """What a text answer has got to, earlier attempts included; the unsent is this one's."""
 
     text: list[str] = field(default_factory=list)
     tokens: int = 0
+    unsent_text: list[str] = field(default_factory=list)
+    unsent_ids: list[int] = field(default_factory=list)
     speed: SpeedMeter = field(default_factory=SpeedMeter)
+
+    @classmethod
+    def after(cls, resume: ResumeState | None) -> _SoFar:
+        if resume is None:
+            return cls()
+        return cls([resume.text], len(resume.token_ids))
 
     def add(self, generation: Generation, now: float) -> None:
         self.text.append(generation.text)
         self.tokens += len(generation.token_ids)
+        if generation.text:
+            self.unsent_text.append(generation.text)
+        self.unsent_ids += generation.token_ids
         if generation.token_ids:
             self.speed.note(self.tokens, now)
+
+    def take_unsent(self) -> tuple[str, list[int]]:
+        taken = "".join(self.unsent_text), self.unsent_ids
+        self.unsent_text, self.unsent_ids = [], []
+        return taken
 
     def output(self, reason: str) -> JobOutput | None:
         if not self.tokens:
@@ -96,7 +115,8 @@ class _SoFar:
 class JobWork:
     """The work of one attempt; to be run once.
 
-    Cancelling run() stops the engine's part at once; `partial` tells what there was until then.
+    Cancelling run() stops the engine's part at once; `partial` tells what there was until then,
+    and `send_unsent` has the tokens of it outlive the attempt.
     """
 
     def __init__(self, leased: LeasedJob, services: JobServices) -> None:
@@ -106,7 +126,10 @@ class JobWork:
         self._leased = leased
         self._services = services
         self._clock = asyncio.get_running_loop().time
-        self._so_far = _SoFar()
+        self._so_far = _SoFar.after(self._text_so_far)
+        self._streamed = False
+        self._keeps_tokens = False
+        self._checkpoint_at = 0.0
         self._rows: RowsRun | None = None
 
     def _engine_key(self) -> EngineKey:
@@ -152,7 +175,7 @@ class JobWork:
             if job.job_type in ROW_JOBS:
                 return await self._run_rows(engine, key, job_input)
             async with aclosing(engine.generate(job_input, self._text_so_far)) as generations:
-                return await self._follow(generations, stream=job_input.sampling.stream)
+                return await self._follow(generations, job_input.sampling)
 
     @property
     def _text_so_far(self) -> ResumeState | None:
@@ -175,14 +198,27 @@ class JobWork:
         self._tell(JobStatus.STREAMING, f"{self._rows.done_count} of {self._rows.total} rows")
         await self.stream.send_row(row)
 
-    async def _follow(self, generations: AsyncIterator[Generation], *, stream: bool) -> JobOutput:
+    async def _follow(
+        self, generations: AsyncIterator[Generation], asked: SamplingParameters
+    ) -> JobOutput:
+        self._streamed = asked.stream
+        self._keeps_tokens = asked.stream or not asked.is_guided  # a guide cannot be taken up
+        self._checkpoint_at = self._clock() + CHECKPOINT_SECONDS
         async for generation in generations:
             self._so_far.add(generation, self._clock())
-            if stream and (generation.text or generation.token_ids):
-                await self._stream_on(generation)
+            if self._streamed or self._is_checkpoint_due():
+                await self.send_unsent()
             if generation.output is not None:
                 return generation.output
         raise EngineCrashedError("the engine ended a generation without an output")
+
+    def _is_checkpoint_due(self) -> bool:
+        """Whether it is time to keep the tokens of an answer that nobody reads along."""
+        now = self._clock()
+        if now < self._checkpoint_at or not self._so_far.unsent_ids:
+            return False
+        self._checkpoint_at = now + CHECKPOINT_SECONDS
+        return True
 
     @property
     def progress(self) -> TextProgress | None:
@@ -202,11 +238,16 @@ class JobWork:
             return self._rows.partial()
         return self._so_far.output(reason)
 
-    async def _stream_on(self, generation: Generation) -> None:
+    async def send_unsent(self) -> None:
+        """Send CORTEX the text and tokens that it was not sent yet; waits as TokenStream.send."""
+        text, token_ids = self._so_far.take_unsent()
+        if not self._keeps_tokens or not (text or token_ids):
+            return
         if self.stream is None:
             self.stream = self._services.tokens.open(ref_of(self._leased))
-            self._tell(JobStatus.STREAMING)
-        await self.stream.send(generation.text, generation.token_ids)
+            if self._streamed:
+                self._tell(JobStatus.STREAMING)
+        await self.stream.send(text, token_ids)
 
     def _tell_progress(self, message: str) -> None:
         self._tell(JobStatus.LOADING_MODEL, message)
