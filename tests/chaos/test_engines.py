@@ -79,7 +79,7 @@ def test_allocating_segfaulting_and_hanging_jobs_end_as_dead_letters_alone(
     )
     stack.worker_environment["PYTHONPATH"] = install_trouble(tmp_path / "site")
     worker = stack.start_ready_worker(
-        supported_runtimes="transformers,pytorch", engine_stall_seconds=3, engine_memory_mb=3000
+        supported_runtimes="transformers,pytorch", engine_stall_seconds=10, engine_memory_mb=2000
     )
     well = stack.submit([tiny_job("well", index, max_tokens=LONG_TOKENS) for index in range(4)])
     bad = stack.submit([trouble_job(order) for order in (ALLOCATE, SEGFAULT, HANG)])
