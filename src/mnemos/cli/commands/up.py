@@ -74,8 +74,9 @@ PORT = click.IntRange(0, 65535)
 def up(workers: int, no_worker: bool, engram: EngramTarget, data_dir: Path, **given: Any) -> None:
     """Start CORTEX, GENOME and NEURON workers on this machine.
 
-    Everything is kept below the data folder and is there again next time. Ctrl-C or SIGTERM
-    lets the workers finish or hand back their jobs, then ends; a second Ctrl-C ends at once.
+    Everything is kept below the data folder and is there again next time; jobs are kept in
+    PostgreSQL instead where CORTEX_DATABASE_URL names a database. Ctrl-C or SIGTERM lets the
+    workers finish or hand back their jobs, then ends; a second Ctrl-C ends at once.
 
     \b
     Examples

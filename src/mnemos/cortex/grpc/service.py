@@ -78,7 +78,7 @@ class CortexService(rpc.CortexServiceServicer):
         self._store = store
         self._notifier = notifier
         self._lease_seconds = lease_seconds
-        self._runtimes: dict[str, tuple[str, ...]] = {}
+        self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
 
     @_answers
     async def RegisterWorker(
@@ -87,7 +87,8 @@ class CortexService(rpc.CortexServiceServicer):
         """Make a worker known."""
         worker_id = request.worker_id or new_id("wrk")
         registered_at = await self._store.register(incoming.registration(request, worker_id))
-        self._runtimes[worker_id] = tuple(request.capabilities.supported_runtimes)
+        runtimes = tuple(request.capabilities.supported_runtimes)
+        self._runtimes[worker_id, request.instance_id] = runtimes
         _log.info("worker.registered", worker_id=worker_id, hostname=request.hostname)
         return pb.RegisterWorkerResponse(
             worker_id=worker_id,
@@ -103,7 +104,7 @@ class CortexService(rpc.CortexServiceServicer):
         """Forget a worker; what it holds goes back at once."""
         reason = request.reason[: incoming.MAX_TEXT]
         await self._store.deregister(request.worker_id, reason, request.instance_id)
-        self._runtimes.pop(request.worker_id, None)
+        self._runtimes.pop((request.worker_id, request.instance_id), None)
         _log.info("worker.deregistered", worker_id=request.worker_id, reason=request.reason)
         return pb.DeregisterWorkerResponse()
 
@@ -144,7 +145,7 @@ class CortexService(rpc.CortexServiceServicer):
         if wanted.max_jobs == 0:
             await self._store.touch_worker(wanted.worker_id)
             return []
-        runtimes = await self._runtimes_of(wanted.worker_id)
+        runtimes = await self._runtimes_of(wanted.worker_id, wanted.instance_id)
         topics = [runtime_topic(runtime) for runtime in runtimes]
         clock = asyncio.get_running_loop().time
         end = clock() + wait_seconds
@@ -158,16 +159,17 @@ class CortexService(rpc.CortexServiceServicer):
                 again = claimed.again_in_seconds
                 await ear.wait(left if again is None else min(left, again))
 
-    async def _runtimes_of(self, worker_id: str) -> tuple[str, ...]:
-        """What a worker offers, remembered since it registered; read after a restart of CORTEX."""
-        if worker_id not in self._runtimes:
+    async def _runtimes_of(self, worker_id: str, instance_id: str) -> tuple[str, ...]:
+        """What a worker's process offers; read where it registered at another CORTEX, or before."""
+        key = worker_id, instance_id
+        if key not in self._runtimes:
             try:
                 worker = await self._store.get_worker(worker_id)
             except WorkerNotFoundError as error:
                 raise WorkerUnknownError(worker_id) from error
             told = json.loads(worker.capabilities)
-            self._runtimes[worker_id] = tuple(told["supported_runtimes"])
-        return self._runtimes[worker_id]
+            self._runtimes[key] = tuple(told["supported_runtimes"])
+        return self._runtimes[key]
 
     @_answers
     async def UpdateJobStatus(

@@ -15,6 +15,7 @@ from itertools import islice
 
 from ..errors import WorkerReplacedError, WorkerUnknownError
 from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel, ModelKey
+from .engine import LOCK, LOCK_FREE
 from .fitting import Fit
 from .progress import progress_of
 from .queries import job_from_row
@@ -26,11 +27,14 @@ from .warm_peers import LEFT_TO_WARM_SECONDS, WarmPeers, load_seconds
 WARM_MAY_OVERTAKE_SECONDS = 30.0
 SEEN_AGAIN_SECONDS = 5.0
 
-_WORKER = """
+AGAIN_AFTER_OTHERS_SECONDS = 0.02
+MAX_ROUNDS = 5
+
+_WORKER = f"""
 SELECT worker_id, instance_id, capabilities, tags, desired_state, last_seen, lost, models,
     offered_memory_mb, offered_gpu_memory_mb
-FROM workers WHERE worker_id = :worker_id
-"""
+FROM workers WHERE worker_id = :worker_id {LOCK}
+"""  # noqa: S608  constants only
 _TOUCH = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
 _NOTE_MODELS = "UPDATE workers SET models = :models WHERE worker_id = :worker_id"
 _NOTE_OFFER = """
@@ -49,6 +53,9 @@ SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
 _HEADS = f"""
 SELECT {JOB_COLUMNS} FROM jobs WHERE queued AND lane_id = :lane_id
 ORDER BY priority DESC, seq LIMIT :limit
+"""  # noqa: S608  constants only
+_LOCKED = f"""
+SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ANY(:seqs) AND queued ORDER BY seq {LOCK_FREE}
 """  # noqa: S608  constants only
 _ANSWERED = """
 SELECT job_id FROM jobs
@@ -77,7 +84,7 @@ def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claim
     if worker["desired_state"] != "active":
         return Claimed([])
     choice = _Choice(tx, request, Fit.of(worker["capabilities"], worker["tags"]))
-    chosen = list(choice.jobs())
+    chosen = choice.own_jobs()
     for job in chosen:
         acquire(tx, job, request.worker_id, request.request_id, lease_seconds)
     return Claimed([_leased(tx, job["job_id"]) for job in chosen], choice.again_in_seconds)
@@ -139,9 +146,40 @@ class _Choice:
         self._fit = fit
         self._loaded = {model.key: model for model in request.models}
         self._peers = WarmPeers(tx, request.worker_id)
+        self._others: set[int] = set()
 
-    def jobs(self) -> Iterator[Row]:
+    def own_jobs(self) -> list[Row]:
+        """The best jobs that fit and that nobody else takes or changes at the same moment.
+
+        Where others were faster for all that were looked at, it is worth asking again soon: they
+        may leave some.
+        """
+        if not self._tx.shared:
+            return list(self._jobs())
+        own: list[Row] = []
+        for _ in range(MAX_ROUNDS):
+            chosen = list(self._jobs())
+            own = self._lock(chosen)
+            if len(own) == len(chosen):
+                break
+            held = {job["seq"] for job in own}
+            self._others.update(job["seq"] for job in chosen if job["seq"] not in held)
+        if self._others and not own:
+            self.again_in_seconds = AGAIN_AFTER_OTHERS_SECONDS
+        return own
+
+    def _lock(self, chosen: list[Row]) -> list[Row]:
+        """Those of the jobs that are free, and still what they were chosen for, as they are now."""
+        if not chosen:
+            return []
+        rows = self._tx.all(_LOCKED, {"seqs": [job["seq"] for job in chosen]})
+        own = {(row["seq"], row["lane_id"]): row for row in rows}
+        keys = [(job["seq"], job["lane_id"]) for job in chosen]
+        return [own[key] for key in keys if key in own]
+
+    def _jobs(self) -> Iterator[Row]:
         """The best jobs that fit, as many as were asked for and fit into one answer."""
+        self._peers = WarmPeers(self._tx, self._request.worker_id)
         heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
         for lane in self._tx.all(_QUEUED_LANES, {}):
             model = self._loaded.get(ModelKey(lane["family"], lane["version"], lane["runtime"]))
@@ -158,8 +196,9 @@ class _Choice:
             yield job
 
     def _heads(self, lane: Row, more: int = 0) -> list[Row]:
-        limit = self._request.max_jobs + more
-        return self._tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": limit})
+        limit = self._request.max_jobs + more + len(self._others)
+        rows = self._tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": limit})
+        return [row for row in rows if row["seq"] not in self._others] if self._others else rows
 
     def _left_over(self, lane: Row) -> list[Row]:
         """The heads of a lane, less what is left for workers that have its model loaded."""

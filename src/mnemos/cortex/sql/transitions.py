@@ -7,6 +7,7 @@ from typing import Any
 
 from ..notifier import DELAYED_TOPIC, group_topic, job_topic, runtime_topic
 from ..state_machine import ACTIVE, PHASES, JobState, Outcome, Phase, check_transition
+from .engine import LOCK
 from .progress import begins_again
 from .rows import ROW_JOB_TYPES
 from .transaction import Row, Transaction
@@ -17,7 +18,9 @@ JOB_COLUMNS = """
     submitted_at, available_at, started_at, timeout_seconds, size_bytes, lease_expires_at,
     deadline_at, job_type, engine_crashes, row_count, void_attempts
 """
-_BY_ID = f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = :job_id"  # noqa: S608  constants only
+_BY_ID = f"""
+SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = :job_id {LOCK}
+"""  # noqa: S608  constants only
 
 _TO_ACQUIRED = """
 UPDATE jobs SET status = 'acquired', queued = FALSE, worker_id = :worker_id, attempt = :attempt,
@@ -37,15 +40,10 @@ WHERE seq = :seq
 """
 _TO_END = """
 UPDATE jobs SET status = :status, queued = FALSE, delayed = FALSE, finished_at = :now,
-    finish_seq = :finish_seq, lease_expires_at = NULL, deadline_at = NULL, status_message = NULL,
+    lease_expires_at = NULL, deadline_at = NULL, status_message = NULL,
     claim_request_id = NULL, error_code = :error_code, error = :error,
     error_retryable = :error_retryable
 WHERE seq = :seq
-"""
-_NEXT_FINISH = """
-INSERT INTO tallies (scope, name, value) VALUES ('sequence', 'finish', 1)
-ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + 1
-RETURNING value
 """
 _APPEND_EVENT = """
 INSERT INTO job_events (job_seq, sequence, kind, data, at)
@@ -68,7 +66,7 @@ WHERE job_seq = :seq AND attempt = :attempt AND ended_at IS NULL
 
 
 def find_job(tx: Transaction, job_id: str) -> Row | None:
-    """Return the columns of a job that changes of state need."""
+    """Return the columns of a job that changes of state need; nobody else changes it meanwhile."""
     return tx.one(_BY_ID, {"job_id": job_id})
 
 
@@ -166,18 +164,17 @@ def finish(
 ) -> None:
     """End a job."""
     _change(tx, job, to)
-    sequence = tx.one(_NEXT_FINISH, {})
-    assert sequence is not None
     parameters = {
         "seq": job["seq"],
         "status": to.value,
         "now": tx.now,
-        "finish_seq": sequence["value"],
         "error_code": error_code,
         "error": error,
         "error_retryable": retryable,
     }
     tx.run(_TO_END, parameters)
+    if job["group_name"] is not None:
+        tx.finished.append(job["seq"])
     attempt, worker_id = job["attempt"], job["worker_id"]
     _log_state(tx, job, to, attempt=attempt, worker_id=worker_id, message=error or "")
     tx.measured.ended[to.value] += 1
