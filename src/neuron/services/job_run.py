@@ -169,7 +169,7 @@ class JobRun:
 
         Of an answer that CORTEX was sent nothing of, only a failed attempt's tokens are needed.
         """
-        if outcome.status is JobStatus.FAILED or self._work.stream is not None:
+        if outcome.status is JobStatus.FAILED or self._work.is_begun_in_cortex:
             await self._work.send_unsent()
         if self._work.stream is not None:
             self._work.stream.end(outcome.output.metadata if outcome.output else {})

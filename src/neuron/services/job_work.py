@@ -238,6 +238,11 @@ class JobWork:
             return self._rows.partial()
         return self._so_far.output(reason)
 
+    @property
+    def is_begun_in_cortex(self) -> bool:
+        """Whether CORTEX has some of the answer's tokens, of this attempt or of an earlier one."""
+        return self.stream is not None or self._text_so_far is not None
+
     async def send_unsent(self) -> None:
         """Send CORTEX the text and tokens that it was not sent yet; waits as TokenStream.send."""
         text, token_ids = self._so_far.take_unsent()

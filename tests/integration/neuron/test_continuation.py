@@ -88,6 +88,18 @@ async def test_once_some_of_an_answer_is_kept_all_of_it_is(
     assert job.chunks[-1].is_final
 
 
+async def test_a_short_rest_of_an_answer_is_kept_too(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with start_worker():
+        job = cortex.submit("job_1", "tokens 5")
+        job.earlier.append(pb.StreamChunk(content=words(2), token_ids=[0, 1]))
+        await cortex.until(lambda: job.state == "done")
+
+    assert (job.text, job.token_ids) == (words(5), [0, 1, 2, 3, 4])
+    assert metadata(job)["resumed_tokens"] == 2
+
+
 async def test_a_short_answer_that_nobody_reads_along_sends_no_tokens(
     cortex: FakeCortex, start_worker: StartWorker
 ) -> None:
