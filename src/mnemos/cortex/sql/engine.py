@@ -95,7 +95,10 @@ class Engine(Protocol):
         """Whether the database, and not the statement, is at fault."""
 
     def may_pass(self, error: Exception) -> bool:
-        """Whether the same transaction may do well at once on another connection."""
+        """Whether the same transaction may do well when it is done over."""
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether that takes another connection."""
 
     def explain(self, error: Exception) -> StorageUnavailableError | None:
         """Say in one sentence why the database could not be used; None for others' errors."""

@@ -44,7 +44,7 @@ class Readers:
             try:
                 return self._read(query)
             except Exception as error:
-                if not self._engine.may_pass(error):
+                if not self._engine.is_lost(error):
                     raise
                 self._drop_connection()
                 return self._read(query)

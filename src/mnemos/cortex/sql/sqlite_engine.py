@@ -52,6 +52,10 @@ class SqliteEngine:
         """Nothing of a file passes at once."""
         return False
 
+    def is_lost(self, error: Exception) -> bool:
+        """A file's connection stays."""
+        return False
+
     def explain(self, error: Exception) -> StorageUnavailableError | None:
         """Say what SQLite said."""
         return storage_error(error) if isinstance(error, sqlite3.Error) else None

@@ -201,6 +201,7 @@ class Writer:
         """After a failure, have a connection without a transaction, or none."""
         if self._engine.may_pass(error):
             self._failing_since = self._failing_since or time.monotonic()
+        if self._engine.is_lost(error):
             self._drop_connection()
         elif self._connection is not None and self._connection.in_transaction:
             # SQLite has rolled back by itself when a failure was bad enough.

@@ -41,10 +41,8 @@ _ALONE = "SELECT pg_try_advisory_lock(:key) AS alone"
 _LIVE = "SELECT pg_advisory_lock_shared(:key)"
 _NO_LONGER_ALONE = "SELECT pg_advisory_unlock(:key)"
 
-_PASSING = (
-    errors.DeadlockDetected,
-    errors.SerializationFailure,
-    errors.LockNotAvailable,
+_IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
+_LOST = (
     errors.ReadOnlySqlTransaction,
     errors.AdminShutdown,
     errors.CrashShutdown,
@@ -156,9 +154,13 @@ class PostgresEngine:
 
     def may_pass(self, error: Exception) -> bool:
         """Whether the connection was lost, or another transaction stood in the way."""
+        return isinstance(error, _IN_THE_WAY) or self.is_lost(error)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether the connection was lost, or leads to a server that does not write now."""
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             return True
-        return isinstance(error, _PASSING) or (error_class(error) == "08")
+        return isinstance(error, _LOST) or _class_of(error) == "08"
 
     def explain(self, error: Exception) -> StorageUnavailableError | None:
         """Say what the server said, where the server is at fault."""
@@ -168,7 +170,7 @@ class PostgresEngine:
         return StorageUnavailableError(f"CORTEX cannot use its database: {lines[0].rstrip('.')}.")
 
 
-def error_class(error: Exception) -> str:
+def _class_of(error: Exception) -> str:
     """The first two characters of an SQLSTATE; empty for an error without one."""
     return (getattr(error, "sqlstate", None) or "")[:2]
 

@@ -36,10 +36,14 @@ def prepare(url: str, revision: str = "head") -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             upgrade(connection, revision)
     except Exception as error:
-        reason = _first_line(getattr(error, "orig", None) or error)
-        raise StartError(f"{_place(url)} cannot be used: {reason}.") from error
+        raise unusable(url, getattr(error, "orig", None) or error) from error
     finally:
         engine.dispose()
+
+
+def unusable(url: str, error: Exception) -> StartError:
+    """Say why CORTEX cannot work in a database that it reached."""
+    return StartError(f"{_place(url)} cannot be used: {_first_line(error)}.")
 
 
 def _check_server(url: str, target: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Self
+
+import psycopg
 
 from ...clock import Clock
 from ...ids import new_id
@@ -15,7 +17,7 @@ from ..store import SqlStore
 from ..transaction import Transaction
 from .engine import PostgresEngine
 from .listener import Listener
-from .opening import prepare
+from .opening import prepare, unusable
 
 
 class PostgresStore(SqlStore):
@@ -34,6 +36,12 @@ class PostgresStore(SqlStore):
         engine = PostgresEngine(url, replica, self._grant_grace, clock)
         super().__init__(engine, notifier, **options)
         self._listener = Listener(url, replica, notifier)
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except psycopg.Error as error:
+            raise unusable(self._url, error) from error
 
     async def _open(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self._listener.close)
