@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 import httpx2
 from fake_cortex import FakeCortex
 from fake_engine import FakeEngines
+from fake_metadata import serving_metadata
+from google.protobuf.duration_pb2 import Duration
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from neuron.services.lifecycle import WorkerPhase
@@ -88,6 +90,58 @@ async def test_what_cannot_finish_in_time_is_handed_back(
     assert job.result is None
     assert cortex.deregistered
     assert engines.alive == []
+
+
+async def test_what_cannot_finish_goes_back_at_once_and_the_rest_goes_on(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    async with start_worker(shutdown_timeout=300) as worker:
+        long = cortex.submit("job_long", "flow", stream=True, parameters={"max_tokens": 1_000_000})
+        short = cortex.submit("job_short", "flow", stream=True, parameters={"max_tokens": 10_000})
+        unknown = cortex.submit("job_unknown", "wait 3")
+        await cortex.until(lambda: len(long.chunks) > 15 and "executing" in unknown.statuses)
+        cortex.act(pb.ACTION_KIND_DRAIN, deadline=Duration(seconds=250))
+        await cortex.until(lambda: bool(long.released))
+        assert short.state == unknown.state == "running"
+        assert worker.phase is WorkerPhase.SHUTTING_DOWN
+        engines.go.set()
+        await stopped(worker)
+
+    assert long.state == "pending"
+    assert long.text.startswith("t0 t1 t2 "), "its progress was lost"
+    assert short.accepted == unknown.accepted == 1
+
+
+async def test_a_nearer_deadline_hastens_a_drain(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with start_worker(shutdown_timeout=300) as worker:
+        job = cortex.submit("job_1", "hang")
+        await cortex.until(lambda: "executing" in job.statuses)
+        worker.on_signal(signal.SIGTERM)
+        worker.request_stop("the provider takes the machine", deadline_seconds=0.2)
+        await stopped(worker)
+
+    assert len(job.released) == 1
+
+
+async def test_a_spot_notice_drains_the_worker(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with (
+        serving_metadata() as metadata,
+        start_worker(
+            spot_notices="gcp", spot_metadata_url=metadata.url, shutdown_timeout=300
+        ) as worker,
+    ):
+        job = cortex.submit("job_1", "flow", stream=True, parameters={"max_tokens": 1_000_000})
+        await cortex.until(lambda: len(job.chunks) > 15)
+        metadata.notice = True
+        metadata.changed.set()
+        await cortex.until(lambda: bool(cortex.deregistered))
+
+    assert "Google Cloud preempts" in worker.view.stop_reason
+    assert len(job.released) == 1
 
 
 async def test_a_second_signal_hands_back_at_once(
