@@ -1,0 +1,54 @@
+"""Answers finished while CORTEX was down, whose worker was killed before it came back."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack import Stack, running_stack, wait_until
+from tiny_stack import TINY, finished, running, tiny_job
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+JOBS = 4
+TOKENS = 1000
+
+
+@pytest.fixture
+def patient_stack(tmp_path: Path, tiny_model: Path) -> Iterator[Stack]:
+    """Leases that last until jobs have finished without CORTEX."""
+    with running_stack(tmp_path, CORTEX_LEASE_SECONDS="15") as stack:
+        stack.start_platform()
+        stack.mnemos("models", "push", str(tiny_model), "--name", TINY)
+        yield stack
+
+
+def test_answers_outlive_cortex_and_then_their_worker(patient_stack: Stack) -> None:
+    stack = patient_stack
+    worker = stack.start_ready_worker(max_concurrent_jobs=JOBS)
+    warm = stack.submit([tiny_job("warm", 0)])
+    wait_until(lambda: finished(stack, "warm") == len(warm), what="a loaded model")
+    job_ids = stack.submit(
+        [tiny_job("kept", index, max_tokens=TOKENS, stream=index % 2 == 0) for index in range(JOBS)]
+    )
+    wait_until(lambda: running(stack, "kept") == JOBS, what=f"{JOBS} running jobs")
+
+    stack.processes[0].kill()
+    wait_until(
+        lambda: worker.text().count("job_completed") == JOBS + len(warm),
+        what=f"the end of {JOBS} jobs without CORTEX\n{worker.tail()}",
+    )
+    worker.kill()
+    second, _ = stack.start_worker(max_concurrent_jobs=JOBS)
+    stack.start_platform()
+
+    wait_until(lambda: finished(stack, "kept") == JOBS, what=f"{JOBS} results\n{second.tail()}")
+    for job_id in job_ids:
+        job = stack.job(job_id)
+        assert [attempt["outcome"] for attempt in job["attempts"]] == ["completed"], job["attempts"]
+        assert job["output_metadata"]["tokens_generated"] == TOKENS
+    assert len(stack.get("/api/v1/workers")["workers"]) == 1
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 0, second.tail()
