@@ -135,7 +135,8 @@ async def test_an_answer_that_another_attempt_overtook_is_dropped(
         await poll_until(lambda: '"verdict": "stale"' in log.read_text())
         await poll_until(lambda: kept(settings) == 0)
 
-    assert (job.attempt, job.accepted) == (2, 1)
+    assert job.attempt > 1
+    assert job.accepted == 1
 
 
 async def test_a_worker_that_left_in_peace_comes_back_as_a_new_one(

@@ -126,3 +126,15 @@ def test_only_some_settings_may_change_while_running() -> None:
     assert ChangeableSettings(max_concurrent_jobs=3).log_level is None
     with pytest.raises(ValidationError):
         ChangeableSettings.model_validate({"api_port": 1})
+
+
+def test_the_outbox_is_beside_the_model_cache_unless_named() -> None:
+    assert str(Settings(model_cache_dir=Path("/data/models")).outbox_folder) == "/data/outbox"
+    assert str(Settings(outbox_dir=Path("/disk")).outbox_folder) == "/disk"
+
+
+def test_spot_notices_are_off_and_known_providers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().spot_notices == "off"
+    monkeypatch.setenv("NEURON_SPOT_NOTICES", "oracle")
+    with pytest.raises(ConfigurationError, match="spot_notices"):
+        load_settings()

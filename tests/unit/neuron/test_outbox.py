@@ -133,6 +133,23 @@ def _data_version(watcher: sqlite3.Connection) -> object:
     return watcher.execute("PRAGMA data_version").fetchone()
 
 
+async def test_what_is_judged_while_it_is_written_is_gone_too(tmp_path: Path) -> None:
+    other = AttemptRef("job_2", 1)
+    async with opened(tmp_path) as (outbox, _), asyncio.TaskGroup() as tasks:
+        outbox.keep_report(REF, result_of(REF))
+        first = tasks.create_task(outbox.write())
+        await asyncio.sleep(0)
+        outbox.forget(REF)
+        outbox.keep_report(other, result_of(other))
+        second = tasks.create_task(outbox.write())
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        outbox.forget(other)
+
+    assert await left_in(tmp_path) == LeftBehind()
+
+
 async def test_every_process_has_a_folder_of_its_own_and_finds_that_of_a_dead_one(
     tmp_path: Path,
 ) -> None:

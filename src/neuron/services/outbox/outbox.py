@@ -30,7 +30,7 @@ logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-LINGER_SECONDS = 0.01
+LINGER_SECONDS = 0.025
 """How long a change waits for company; what CORTEX acknowledges by then is never written."""
 RETRY_SECONDS = 2.0
 """Between two attempts to write to a disk that refuses."""
@@ -61,10 +61,12 @@ class Outbox(Service):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._waiting: list[Change] = []
         self._on_disk: dict[AttemptRef, KeepReport | None] = {}
+        """Of which attempts there may be something on disk."""
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
+        self._writing = asyncio.Lock()
 
     # ------------------------------------------------------------ its life
 
@@ -138,11 +140,16 @@ class Outbox(Service):
 
     async def write(self) -> bool:
         """Make durable what was asked for until now; return whether that went well."""
+        async with self._writing:
+            return await self._write_batch()
+
+    async def _write_batch(self) -> bool:
         self._work.clear()
         batch = self._waiting = self._worth_writing()
         if not batch:
             return True
         batch = list(batch)
+        self._note_kept(batch)  # before: a caller that is cancelled does not stop the thread
         resolved = [each.resolved() if isinstance(each, KeepReport) else each for each in batch]
         try:
             written = await self._in_thread(lambda: self._file.apply(resolved))
@@ -179,20 +186,20 @@ class Outbox(Service):
         refused = [batch[index] for index in written.refused]
         self._waiting = refused + self._waiting[len(batch) :]
         for change in batch:
-            self._note_on_disk(change)
+            if isinstance(change, Forget):
+                self._on_disk.pop(change.ref, None)
         self._set_full(bool(refused) or written.used >= self.limit_bytes)
         if self._file.set_asides != self._set_asides:
             self._set_asides = self._file.set_asides
             self._write_all_anew(batch)
 
-    def _note_on_disk(self, change: Change) -> None:
-        match change:
-            case KeepReport(ref=ref):
-                self._on_disk[ref] = change
-            case KeepChunks(ref, _):
-                self._on_disk.setdefault(ref, None)
-            case Forget(ref):
-                self._on_disk.pop(ref, None)
+    def _note_kept(self, batch: Sequence[Change]) -> None:
+        for change in batch:
+            match change:
+                case KeepReport(ref=ref):
+                    self._on_disk[ref] = change
+                case KeepChunks(ref, _):
+                    self._on_disk.setdefault(ref, None)
 
     def _write_all_anew(self, just_written: Sequence[Change]) -> None:
         """The file was set aside: what it held beside the last batch must be written again."""
