@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from sqlalchemy import create_engine, inspect
 from store_chaos import check_books, check_log
 
-from mnemos.cortex.errors import StartError, StorageUnavailableError
+from mnemos.cortex.errors import JobNotFoundError, StartError, StorageUnavailableError
 from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import Chunk, Fence, JobFilter, Report, StatusUpdate
 from mnemos.cortex.settings import CortexSettings
@@ -141,6 +142,28 @@ async def test_a_nul_is_kept_as_a_sign_that_can_be_stored(postgres_tools: StoreT
     )
     await postgres_tools.store.report("wrk_a", [said])
     assert (await postgres_tools.store.get_job(job_id)).error == "a\ufffdb"
+
+
+async def test_operations_that_fail_leave_nothing_and_do_not_spoil_their_neighbours(
+    postgres_tools: StoreTools,
+) -> None:
+    tools = postgres_tools
+
+    async def fail_at_once() -> None:
+        with pytest.raises(JobNotFoundError):
+            await tools.store.cancel_job("job_nowhere")
+
+    async def fail_half_way() -> None:
+        clash = tools.new_job()
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await tools.store.submit([tools.new_job(), clash, clash])
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(tools.store.submit([tools.new_job()]))
+            group.create_task(fail_at_once() if number % 2 else fail_half_way())
+    assert len(await tools.store.list_jobs(JobFilter(limit=100))) == 20
+    await check_books(tools)
 
 
 # ------------------------------------------------ connections that are lost

@@ -40,7 +40,9 @@ Random = Callable[[], float]
 
 _RENEW = "UPDATE jobs SET lease_expires_at = :until, renewed = TRUE WHERE seq = :seq"
 _MARK_RENEWED = "UPDATE jobs SET renewed = TRUE WHERE seq = :seq AND NOT renewed"
-_SEEN = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
+_SEEN = """
+UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id RETURNING worker_id
+"""
 _REPORTED = """
 SELECT attempts.worker_id FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
 WHERE jobs.job_id = :job_id AND attempts.attempt = :attempt AND attempts.reported
@@ -95,7 +97,7 @@ def renew(
     tx: Transaction, worker_id: str, refs: Sequence[AttemptRef], lease_seconds: float
 ) -> list[RefVerdict]:
     """Extend leases to a whole lease from now. Raises WorkerUnknownError."""
-    if not tx.run(_SEEN, {"worker_id": worker_id, "now": tx.now}):
+    if tx.one(_SEEN, {"worker_id": worker_id, "now": tx.now}) is None:
         raise WorkerUnknownError(worker_id)
     verdicts = []
     for ref in refs:

@@ -7,6 +7,7 @@ a comment that SQLite passes over: see LOCK.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,17 +30,18 @@ class Row(Protocol):
 
 
 class Cursor(Protocol):
-    """The rows of a statement, or how many it changed."""
+    """The rows of a statement."""
 
-    @property
-    def rowcount(self) -> int: ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Connection(Protocol):
-    """A connection in autocommit mode, used by one thread at a time."""
+    """A connection in autocommit mode, used by one thread at a time.
+
+    What a statement returned is to be read before the next one is executed.
+    """
 
     @property
     def in_transaction(self) -> bool: ...
@@ -78,6 +80,13 @@ class Engine(Protocol):
 
     def begin(self, connection: Connection, touched: Touched) -> Begun:
         """Begin to write, and lock what will be touched in an order that all keep to."""
+
+    def hurry(self, connection: Connection) -> AbstractContextManager[object] | None:
+        """Send statements without waiting for the answers of those before, while it lasts.
+
+        None where nothing would be gained. An error may be raised by a later statement, or at the
+        end.
+        """
 
     def commit(self, connection: Connection, topics: Collection[str]) -> None:
         """Make the transaction durable, and tell other processes of `topics`."""

@@ -60,11 +60,16 @@ UPDATE workers SET status = :status, status_reason = :reason, models = :models,
     resources = COALESCE(:resources, resources), lost = FALSE, last_heartbeat = :now,
     last_seen = :now
 WHERE worker_id = :worker_id
+RETURNING worker_id
 """
-_TOUCH = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
+_TOUCH = """
+UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id RETURNING worker_id
+"""
 _ACKNOWLEDGE = "DELETE FROM actions WHERE worker_id = :worker_id AND action_id = :action_id"
 _ACTIONS = "SELECT * FROM actions WHERE worker_id = :worker_id ORDER BY seq"
-_DIRECT = "UPDATE workers SET desired_state = :desired WHERE worker_id = :worker_id"
+_DIRECT = """
+UPDATE workers SET desired_state = :desired WHERE worker_id = :worker_id RETURNING worker_id
+"""
 _REPLACE = """
 DELETE FROM actions WHERE worker_id = :worker_id
     AND kind IN ('pause', 'resume', 'drain', 'shutdown', 'restart')
@@ -131,7 +136,7 @@ def heartbeat(tx: Transaction, beat: HeartbeatRecord) -> list[ActionRecord]:
     """Note how a worker is; return what it is still asked to do."""
     if was_replaced(tx, beat.worker_id, beat.instance_id):
         raise WorkerReplacedError(beat.worker_id)
-    changed = tx.run(
+    known = tx.one(
         _HEARTBEAT,
         {
             "worker_id": beat.worker_id,
@@ -142,7 +147,7 @@ def heartbeat(tx: Transaction, beat: HeartbeatRecord) -> list[ActionRecord]:
             "now": tx.now,
         },
     )
-    if not changed:
+    if known is None:
         raise WorkerUnknownError(beat.worker_id)
     for action_id in beat.acknowledged_actions:
         tx.run(_ACKNOWLEDGE, {"worker_id": beat.worker_id, "action_id": action_id})
@@ -151,7 +156,7 @@ def heartbeat(tx: Transaction, beat: HeartbeatRecord) -> list[ActionRecord]:
 
 def touch(tx: Transaction, worker_id: str) -> None:
     """Note that a worker was heard."""
-    if not tx.run(_TOUCH, {"worker_id": worker_id, "now": tx.now}):
+    if tx.one(_TOUCH, {"worker_id": worker_id, "now": tx.now}) is None:
         raise WorkerUnknownError(worker_id)
 
 
@@ -193,7 +198,7 @@ def _action(row: Row, refs: Sequence[AttemptRef]) -> ActionRecord:
 
 def direct(tx: Transaction, worker_id: str, kind: str, desired: DesiredState, reason: str) -> None:
     """Note what a person wants a worker to be, and ask it; an older wish is withdrawn."""
-    if not tx.run(_DIRECT, {"worker_id": worker_id, "desired": desired.value}):
+    if tx.one(_DIRECT, {"worker_id": worker_id, "desired": desired.value}) is None:
         raise WorkerNotFoundError(worker_id)
     tx.run(_REPLACE, {"worker_id": worker_id})
     add_action(tx, worker_id, kind, reason)

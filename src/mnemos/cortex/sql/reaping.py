@@ -23,7 +23,7 @@ LIMIT {BATCH} {LOCK_FREE}
 _SILENT = f"""
 UPDATE workers SET lost = TRUE WHERE worker_id IN (
     SELECT worker_id FROM workers WHERE NOT lost AND last_seen <= :before {LOCK_FREE}
-)
+) RETURNING worker_id
 """  # noqa: S608  constants only
 _FORGET = f"""
 DELETE FROM workers WHERE worker_id IN (
@@ -31,7 +31,7 @@ DELETE FROM workers WHERE worker_id IN (
         AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker_id = workers.worker_id
             AND jobs.lease_expires_at IS NOT NULL)
     {LOCK_FREE}
-)
+) RETURNING worker_id
 """  # noqa: S608  constants only
 _PROMOTE = f"""
 UPDATE jobs SET queued = TRUE, delayed = FALSE WHERE seq IN (
@@ -81,9 +81,9 @@ def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped
 
 def lose_workers(tx: Transaction, silence_seconds: float, retention_seconds: float) -> Reaped:
     """Mark workers that have been silent, and forget those silent for very long."""
-    lost = tx.run(_SILENT, {"before": tx.now - silence_seconds})
-    forgotten = tx.run(_FORGET, {"before": tx.now - retention_seconds})
-    return Reaped(workers_lost=lost, workers_forgotten=forgotten)
+    lost = tx.all(_SILENT, {"before": tx.now - silence_seconds})
+    forgotten = tx.all(_FORGET, {"before": tx.now - retention_seconds})
+    return Reaped(workers_lost=len(lost), workers_forgotten=len(forgotten))
 
 
 def promote_due(tx: Transaction) -> float | None:

@@ -28,6 +28,9 @@ class SqliteEngine:
         connection.execute("BEGIN IMMEDIATE")
         return Begun(self._clock)
 
+    def hurry(self, connection: Connection) -> None:
+        """A file answers at once."""
+
     def commit(self, connection: Connection, topics: Collection[str]) -> None:
         """Make the transaction durable."""
         connection.execute("COMMIT")

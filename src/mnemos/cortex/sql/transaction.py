@@ -41,9 +41,9 @@ class Transaction:
         self.topics: set[str] = set()
         self.measured = Measurements()
 
-    def run(self, statement: str, parameters: Parameters) -> int:
-        """Execute a statement; return how many rows it changed."""
-        return self._connection.execute(statement, parameters).rowcount
+    def run(self, statement: str, parameters: Parameters) -> None:
+        """Execute a statement, on PostgreSQL without waiting until it is done."""
+        self._connection.execute(statement, parameters)
 
     def one(self, statement: str, parameters: Parameters) -> Row | None:
         """Execute a statement; return its first row."""

@@ -46,6 +46,9 @@ class _Request(Generic[T]):
     error: BaseException | None = None
 
 
+_Run = Callable[[Connection, _Request[Any], Transaction], bool]
+
+
 @dataclass(slots=True)
 class _Outcome:
     """What the operations of one commit have done."""
@@ -221,21 +224,43 @@ class Writer:
     def _carry_out(
         self, connection: Connection, batch: list[_Request[Any]]
     ) -> tuple[Begun, _Outcome]:
+        """Do everything but commit: first in a hurry, and if anything fails, step by step."""
+        hurry = self._engine.hurry(connection)
+        if hurry is not None:
+            begun = self._engine.begin(connection, _touched(batch))
+            try:
+                with hurry:
+                    return begun, self._run_all(connection, batch, begun, self._run_plainly)
+            except Exception as error:
+                if self._engine.spoils_all(error):
+                    raise
+            connection.execute("ROLLBACK")
         begun = self._engine.begin(connection, _touched(batch))
+        return begun, self._run_all(connection, batch, begun, self._run_in_savepoint)
+
+    def _run_all(
+        self, connection: Connection, batch: list[_Request[Any]], begun: Begun, run: _Run
+    ) -> _Outcome:
         outcome = _Outcome()
         for request in batch:
-            done = self._run_in_savepoint(connection, request, begun)
-            if done is not None:
-                outcome.add(done)
+            request.result = request.error = None
+            transaction = Transaction(connection, begun.now(), shared=self._engine.shared)
+            if run(connection, request, transaction):
+                outcome.add(transaction)
         flush_tallies(connection, outcome.tally)
         flush_finished(connection, outcome.finished)
-        return begun, outcome
+        return outcome
+
+    def _run_plainly(
+        self, connection: Connection, request: _Request[Any], transaction: Transaction
+    ) -> bool:
+        request.result = request.operation(transaction)
+        return True
 
     def _run_in_savepoint(
-        self, connection: Connection, request: _Request[Any], begun: Begun
-    ) -> Transaction | None:
-        transaction = Transaction(connection, begun.now(), shared=self._engine.shared)
-        request.result = request.error = None
+        self, connection: Connection, request: _Request[Any], transaction: Transaction
+    ) -> bool:
+        """Run an operation, and say whether it did well; if it did not, it did nothing."""
         connection.execute("SAVEPOINT operation")
         try:
             request.result = request.operation(transaction)
@@ -245,9 +270,9 @@ class Writer:
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")
             request.error = error
-            return None
+            return False
         connection.execute("RELEASE operation")
-        return transaction
+        return True
 
     # ------------------------------------------------ in the loop
 

@@ -55,6 +55,7 @@ class PostgresConnection:
 
     def __init__(self, session: psycopg.Connection[dict[str, Any]]) -> None:
         self.session = session
+        self._cursor = session.cursor()  # one for all: making them costs more than statements do
 
     @property
     def in_transaction(self) -> bool:
@@ -67,16 +68,15 @@ class PostgresConnection:
     ) -> psycopg.Cursor[dict[str, Any]]:
         """Execute a statement; one without parameters may be several."""
         if not parameters:
-            return self.session.execute(translate(statement), prepare=";" not in statement)
-        return self.session.execute(translate(statement), parameters)
+            return self._cursor.execute(translate(statement), prepare=";" not in statement)
+        return self._cursor.execute(translate(statement), parameters)
 
     def executemany(
         self, statement: str, parameters: Iterable[Parameters], /
     ) -> psycopg.Cursor[dict[str, Any]]:
         """Execute a statement for each of `parameters`, in one round trip."""
-        cursor = self.session.cursor()
-        cursor.executemany(translate(statement), parameters)
-        return cursor
+        self._cursor.executemany(translate(statement), parameters)
+        return self._cursor
 
     def close(self) -> None:
         """End the session."""

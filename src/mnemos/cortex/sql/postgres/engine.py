@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import psycopg
@@ -122,6 +123,10 @@ class PostgresEngine:
             return Begun(self._clock, begun["id"])
         now = float(begun["now"])
         return Begun(lambda: now, begun["id"])
+
+    def hurry(self, connection: Connection) -> AbstractContextManager[object]:
+        """Send statements in a pipeline."""
+        return cast(PostgresConnection, connection).session.pipeline()
 
     def commit(self, connection: Connection, topics: Collection[str]) -> None:
         """Make the transaction durable; with it, other replicas hear of `topics`."""
