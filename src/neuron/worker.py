@@ -241,8 +241,7 @@ class NEURONWorker:
         await parts.heartbeat.stop()
         await parts.neighbours.stop()
         await self._deregister(parts)
-        await parts.outbox.stop()
-        await parts.outbox.close()
+        await self._close_outbox(parts)
         await parts.engines.stop()
         await parts.monitor.stop()
         await self._api.stop()
@@ -254,6 +253,14 @@ class NEURONWorker:
                 await parts.outbox.write()
         except TimeoutError:
             logger.error("outbox_not_written", waiting=parts.results.backlog)
+
+    async def _close_outbox(self, parts: WorkerParts) -> None:
+        try:
+            async with asyncio.timeout(KEEP_SECONDS):
+                await parts.outbox.stop()
+                await parts.outbox.close()
+        except TimeoutError:
+            logger.error("outbox_not_closed")
 
     async def _deregister(self, parts: WorkerParts) -> None:
         """Say goodbye, unless results wait: their attempts would be given away with it."""

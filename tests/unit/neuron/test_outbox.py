@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -70,7 +70,7 @@ async def poll_until(condition: Callable[[], bool]) -> None:
 
 
 async def test_what_was_kept_is_there_for_the_next_process_as_it_was(tmp_path: Path) -> None:
-    result = result_of(REF, {"rows": ["漢字", math.inf, None, 3]})
+    result = result_of(REF, {"rows": ["漢字", 0.1, None, 2**53]})
     handed_back = ReleasedJob(
         AttemptRef("job_2", 1),
         "it is too big",
@@ -159,7 +159,20 @@ async def test_every_process_has_a_folder_of_its_own_and_finds_that_of_a_dead_on
             second.name_worker("wrk_second")
 
     async with opened(tmp_path) as (_, one), opened(tmp_path) as (_, two):
-        assert [one.worker_id, two.worker_id] == ["wrk_first", "wrk_second"]
+        assert {one.worker_id, two.worker_id} == {"wrk_first", "wrk_second"}
+
+
+async def test_the_folder_that_was_used_last_is_taken_first(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (first, _), opened(tmp_path) as (second, _):
+        first.name_worker("wrk_first")
+        second.name_worker("wrk_second")
+        await first.close()
+        second.keep_report(REF, result_of(REF))
+    for name, used_at in (("worker-1", 1000), ("worker-2", 2000)):
+        for path in (tmp_path / name).glob("*.db*"):
+            os.utime(path, (used_at, used_at))
+
+    assert (await left_in(tmp_path)).worker_id == "wrk_second"
 
 
 async def test_a_full_outbox_says_so_and_takes_what_was_refused_when_there_is_room(
@@ -255,7 +268,7 @@ async def test_a_body_that_is_no_report_is_set_aside_too(tmp_path: Path) -> None
     async with opened(tmp_path) as (outbox, _):
         outbox.keep_report(REF, result_of(REF))
     with sqlite3.connect(tmp_path / "worker-1" / "outbox.db") as connection:
-        connection.execute("UPDATE reports SET body = x'c1c1'")
+        connection.execute("UPDATE reports SET body = x'7b7b'")
     connection.close()
 
     assert (await left_in(tmp_path)) == LeftBehind()

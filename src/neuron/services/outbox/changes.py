@@ -89,34 +89,34 @@ def kind_of(report: Report) -> str:
 
 
 def write_report(report: Report) -> bytes:
-    """Return a report as bytes; what no format knows is written as its text, as on the wire."""
-    return _packed(_ADAPTERS[kind_of(report)].dump_python(report))
+    """Return a report as JSON, in which all can be said that can be said on the wire."""
+    return _written(_ADAPTERS[kind_of(report)].dump_python(report))
 
 
 def read_report(kind: str, body: bytes) -> Report:
     """Return what write_report() wrote. Raises ValueError for anything else."""
     if kind not in _ADAPTERS:
         raise ValueError(f"{kind!r} is no kind of report")
-    report: Report = _ADAPTERS[kind].validate_python(_unpacked(body))
+    report: Report = _ADAPTERS[kind].validate_python(_read(body))
     return report
 
 
 def write_chunk(chunk: StreamChunk) -> bytes:
     """Return a chunk as bytes."""
-    return _packed(chunk.model_dump())
+    return _written(chunk.model_dump())
 
 
 def read_chunk(body: bytes) -> StreamChunk:
     """Return what write_chunk() wrote. Raises ValueError for anything else."""
-    return StreamChunk.model_validate(_unpacked(body))
+    return StreamChunk.model_validate(_read(body))
 
 
-def _packed(value: Any) -> bytes:
-    return msgspec.msgpack.encode(value, enc_hook=str)
+def _written(value: Any) -> bytes:
+    return msgspec.json.encode(value, enc_hook=str)
 
 
-def _unpacked(body: bytes) -> Any:
+def _read(body: bytes) -> Any:
     try:
-        return msgspec.msgpack.decode(body)
+        return msgspec.json.decode(body)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error

@@ -203,7 +203,8 @@ class Outbox(Service):
 
     def _write_all_anew(self, just_written: Sequence[Change]) -> None:
         """The file was set aside: what it held beside the last batch must be written again."""
-        lost = [each for each in self._on_disk.values() if each and each not in just_written]
+        there = {id(each) for each in just_written}
+        lost = [each for each in self._on_disk.values() if each and id(each) not in there]
         self._waiting = [NameWorker(self.worker_id), *lost, *self._waiting]
         self._work.set()
 
