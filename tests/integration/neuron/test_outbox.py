@@ -230,3 +230,19 @@ async def test_a_corrupt_outbox_is_set_aside_and_the_worker_lives(
 
     assert job.accepted == 1
     assert list(folder.glob("outbox.db.corrupt-*"))
+
+
+async def test_a_worker_whose_outbox_is_full_says_why_it_takes_no_jobs(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with start_worker(outbox_mb=1) as worker:
+        cortex.refuse_reports = MANY
+        jobs = [cortex.submit(f"job_{index}", "tokens 40000") for index in range(4)]
+        await poll_until(lambda: "the outbox is full: 1 MB" in str(not_ready(worker)))
+        cortex.refuse_reports = 0
+        await cortex.until(lambda: all(job.state == "done" for job in jobs))
+        await poll_until(lambda: not_ready(worker) == [])
+
+
+def not_ready(worker: NEURONWorker) -> list[str]:
+    return worker.view.not_ready_because()
