@@ -9,7 +9,7 @@ claim costs the same whether ten jobs wait or ten million.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -67,6 +67,7 @@ _CLAIMED = """
 SELECT jobs.*, job_inputs.input, job_inputs.runtime_config, job_inputs.metadata
 FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq WHERE jobs.job_id = :job_id
 """
+_ALL_CLAIMED = _CLAIMED.replace("= :job_id", "= ANY(:job_ids)")
 
 
 def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claimed:
@@ -80,14 +81,14 @@ def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claim
     _note(tx, worker, request)
     answered = _answered(tx, request)
     if answered:
-        return Claimed([_leased(tx, row["job_id"]) for row in answered])
+        return Claimed(_leased(tx, answered))
     if worker["desired_state"] != "active":
         return Claimed([])
     choice = _Choice(tx, request, Fit.of(worker["capabilities"], worker["tags"]))
     chosen = choice.own_jobs()
     for job in chosen:
         acquire(tx, job, request.worker_id, request.request_id, lease_seconds)
-    return Claimed([_leased(tx, job["job_id"]) for job in chosen], choice.again_in_seconds)
+    return Claimed(_leased(tx, chosen), choice.again_in_seconds)
 
 
 def _answered(tx: Transaction, request: ClaimRequest) -> list[Row]:
@@ -246,9 +247,20 @@ def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None)
     )
 
 
-def _leased(tx: Transaction, job_id: str) -> LeasedJob:
-    row = tx.one(_CLAIMED, {"job_id": job_id})
-    assert row is not None
+def _leased(tx: Transaction, jobs: Sequence[Row]) -> list[LeasedJob]:
+    job_ids = [job["job_id"] for job in jobs]
+    return [_leased_job(tx, row) for row in _with_inputs(tx, job_ids)]
+
+
+def _with_inputs(tx: Transaction, job_ids: Sequence[str]) -> list[Row]:
+    """Read jobs as they are now, in the order asked for; from a server all at once."""
+    if not tx.shared or not job_ids:
+        return [row for job_id in job_ids for row in tx.all(_CLAIMED, {"job_id": job_id})]
+    found = {row["job_id"]: row for row in tx.all(_ALL_CLAIMED, {"job_ids": job_ids})}
+    return [found[job_id] for job_id in job_ids]
+
+
+def _leased_job(tx: Transaction, row: Row) -> LeasedJob:
     return LeasedJob(
         job_from_row(row),
         lease_seconds=row["lease_expires_at"] - tx.now,
