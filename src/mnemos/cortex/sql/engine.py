@@ -82,11 +82,7 @@ class Engine(Protocol):
         """Begin to write, and lock what will be touched in an order that all keep to."""
 
     def hurry(self, connection: Connection) -> AbstractContextManager[object] | None:
-        """Send statements without waiting for the answers of those before, while it lasts.
-
-        None where nothing would be gained. An error may be raised by a later statement, or at the
-        end.
-        """
+        """Within it operations run without savepoints; None where nothing would be gained."""
 
     def commit(self, connection: Connection, topics: Collection[str]) -> None:
         """Make the transaction durable, and tell other processes of `topics`."""

@@ -42,7 +42,7 @@ class Transaction:
         self.measured = Measurements()
 
     def run(self, statement: str, parameters: Parameters) -> None:
-        """Execute a statement, on PostgreSQL without waiting until it is done."""
+        """Execute a statement that returns nothing."""
         self._connection.execute(statement, parameters)
 
     def one(self, statement: str, parameters: Parameters) -> Row | None:
