@@ -74,8 +74,12 @@ class PostgresConnection:
     def executemany(
         self, statement: str, parameters: Iterable[Parameters], /
     ) -> psycopg.Cursor[dict[str, Any]]:
-        """Execute a statement for each of `parameters`, in one round trip."""
-        self._cursor.executemany(translate(statement), parameters)
+        """Execute a statement for each of `parameters`.
+
+        One by one: psycopg's pipelines may wait for ever on a server that is lost.
+        """
+        for one in parameters:
+            self.execute(statement, one)
         return self._cursor
 
     def close(self) -> None:
