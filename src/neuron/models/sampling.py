@@ -16,9 +16,9 @@ class SamplingParameters(BaseModel):
     """How tokens are drawn, and when drawing ends.
 
     temperature 0 is greedy decoding. top_k -1 (or 0) and top_p 1 switch those filters off. The
-    same seed gives the same answer on the same machine. Rounding differs with the size of the batch,
-    and where an interrupted answer is taken up: in half precision that may tip a close call between
-    two tokens, in float32 hardly ever, and then only where the whole vocabulary is drawn from.
+    same seed gives the same answer on the same machine. Rounding differs with the size of the
+    batch, and where an interrupted answer is taken up: in half precision that may tip a close call
+    between two tokens, in float32 hardly ever, and only where the whole vocabulary is drawn from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
