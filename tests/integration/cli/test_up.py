@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ async def registered(url: str, count: int) -> list[dict[str, Any]]:
             await asyncio.sleep(0.05)
             found = await cortex.workers()
     return found
+
+
+async def heard_since(url: str, moment: datetime) -> list[dict[str, Any]]:
+    """The workers, once one of them has said how it is after `moment`."""
+    async with CortexClient(url) as cortex, asyncio.timeout(30):
+        while True:
+            found = await cortex.workers()
+            if any(datetime.fromisoformat(row["last_heartbeat"]) > moment for row in found):
+                return found
+            await asyncio.sleep(0.05)
 
 
 async def test_up_serves_and_sigterm_ends_it_with_0(tmp_path: Path) -> None:
@@ -120,10 +131,12 @@ async def test_a_worker_registers_comes_back_after_kill_and_drains_on_sigterm(
         worker = worker_of(process.pid)
         assert worker is not None
         worker.kill()
-        found = await registered(state["cortex_url"], 2)
-        assert first["worker_id"] in {row["worker_id"] for row in found}
+        worker.wait(10)
+        found = await heard_since(state["cortex_url"], datetime.now(UTC))
+        assert [row["worker_id"] for row in found] == [first["worker_id"]]
         successor = worker_of(process.pid)
         assert successor is not None
+        assert successor.pid != worker.pid
         process.send_signal(signal.SIGTERM)
         _, stderr = await process.communicate()
         assert process.returncode == 0
