@@ -133,7 +133,8 @@ async def test_a_worker_registers_comes_back_after_kill_and_drains_on_sigterm(
         worker.kill()
         worker.wait(10)
         found = await heard_since(state["cortex_url"], datetime.now(UTC))
-        assert [row["worker_id"] for row in found] == [first["worker_id"]]
+        # Under its old id, or under a new one if it died before it could write the old one down.
+        assert first["worker_id"] in {row["worker_id"] for row in found}
         successor = worker_of(process.pid)
         assert successor is not None
         assert successor.pid != worker.pid
