@@ -72,7 +72,7 @@ async def test_greedy_is_generate_token_for_token_alone_and_among_32(
 
 
 async def test_an_answer_comes_in_pieces(engine: EngineClient) -> None:
-    one = job("Hello", ignore_eos=True, max_tokens=96, stream=True)
+    one = job("Hello", ignore_eos=True, max_tokens=480, stream=True)
     pieces = [piece async for piece in engine.generate(one)]
     assert len(pieces) > 2  # a reader that is slow finds several in one
     assert [piece.output is not None for piece in pieces] == [False] * (len(pieces) - 1) + [True]
