@@ -39,6 +39,7 @@ EXIT_LOAD_FAILED = 3
 EXIT_BAD_FRAME = 5
 EXIT_LOST = 6
 _LAST_FRAMES_SECONDS = 0.2
+NICENESS = 5
 
 
 class ControlThread(threading.Thread):
@@ -225,6 +226,15 @@ def _exit(status: int, reason: str) -> NoReturn:
     os._exit(status)
 
 
+def _give_way() -> None:
+    """Let the worker have the CPU whenever it wants it: cancels and leases before arithmetic.
+
+    Children inherit it. Threads that spin on every core would hold the worker up for many
+    milliseconds; it needs very few.
+    """
+    os.nice(NICENESS)
+
+
 def _be_killed_first() -> None:
     """Have the kernel, when memory runs out, take this process and its children: no worker."""
     if sys.platform == "linux":
@@ -246,6 +256,7 @@ def main() -> NoReturn:
         signal.signal(number, lambda *_: None)  # the worker decides when an engine ends
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _be_killed_first()
+    _give_way()
     for sock in sockets:
         sock.set_inheritable(False)
     status = asyncio.run(Engine(*sockets).run())

@@ -20,6 +20,7 @@ from tiny_torch import Order
 from neuron.errors import EngineCrashedError
 from neuron.models.job import JobInput, JobOutput
 from neuron.runtimes.engine_client import EngineClient
+from neuron.runtimes.engine_process import NICENESS
 from neuron.utils.process_memory import private_bytes
 
 LOAD_SECONDS = 60
@@ -206,6 +207,14 @@ async def test_when_memory_runs_out_the_kernel_takes_engines_first(make_engine: 
     assert [readiness_to_die(one.pid) for one in (engine, *children)] == [1000] * 4
     guard = psutil.Process(engine.pid).ppid()
     assert readiness_to_die(guard) == readiness_to_die(os.getpid())
+
+
+async def test_engines_give_way_to_the_worker(make_engine: Any) -> None:
+    engine = make_engine("trouble")
+    await engine.start(LOAD_SECONDS)
+    children = await spawned(engine)
+    own = psutil.Process().nice()
+    assert [psutil.Process(one.pid).nice() for one in (engine, *children)] == [own + NICENESS] * 4
 
 
 @pytest.mark.parametrize("end", ["stop", "condemn", "kill -9", "segfault"])
