@@ -20,6 +20,7 @@ from typing import Any
 from stack import Stack
 
 from neuron.models.runtime import VLLMConfig
+from neuron.runtimes.engine_process import NICENESS
 from neuron.runtimes.vllm_engine.arguments import NO_COMPILER, cpu_arguments, engine_arguments
 
 from .report import Row
@@ -42,7 +43,8 @@ class Direct:
         config = VLLMConfig.model_validate(CONFIG)
         arguments = engine_arguments(folder, "direct", config)
         arguments |= cpu_arguments(config, fast_bfloat16=False, free_bytes=0)
-        command = [python, str(DIRECT), json.dumps(arguments), str(TOKENS)]
+        # As nice as an engine: its idle threads would else take time from the other side's.
+        command = ["nice", f"-n{NICENESS}", python, str(DIRECT), json.dumps(arguments), str(TOKENS)]
         self._process = subprocess.Popen(
             command,
             env={**os.environ, NO_COMPILER[0]: NO_COMPILER[1], "VLLM_LOGGING_LEVEL": "ERROR"},
