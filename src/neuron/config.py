@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     max_model_size_gb: float = Field(default=40, gt=0)
     max_batch_size: int = Field(default=32, ge=1, le=1024)
     max_loaded_models: int = Field(default=8, ge=1, le=64)
-    engine_memory_mb: int | None = Field(default=None, ge=256)  # None: 85 % of what there is
+    engine_memory_mb: int | None = Field(default=None, ge=256)  # None: 90 % of what is free
     pinned_models: Annotated[list[str], CommaSeparated] = Field(default_factory=list)
     model_idle_seconds: float = Field(default=1800, ge=0)  # 0: models stay until room is needed
     engine_stall_seconds: float = Field(default=120, gt=0)

@@ -48,7 +48,7 @@ class FakeEngine:
         if errors := self.owner.load_errors.get(self.name):
             raise errors.pop(0)
         self.pid = len(self.owner.loads)
-        self.load_seconds = 0.0
+        self.load_seconds = self.owner.load_seconds
 
     async def generate(
         self, job_input: JobInput, resume: ResumeState | None = None
@@ -145,6 +145,8 @@ class FakeEngines:
         """What the next loads of a model fail with, one after another; then they do not."""
         self.runtime_error: Exception | None = None
         self.memory_mb: dict[str, int] = {}
+        self.load_seconds = 0.0
+        """What engines say that their loading took."""
         self.go = asyncio.Event()
         self.started = asyncio.Event()
         self.peak = 0

@@ -75,5 +75,4 @@ class RuntimeHealth(Service):
             logger.info("runtime_offered_again", runtime=runtime.value)
             del self._suspended[runtime]
             del self._unavailable[runtime]
-            self._failures[runtime] = MAX_FAILURES - 1
         return bool(over)

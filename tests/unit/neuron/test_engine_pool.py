@@ -133,6 +133,20 @@ async def test_a_busy_model_cannot_starve_another_for_ever(engines: FakeEngines)
     assert order == ["b", "a"]
 
 
+async def test_a_model_serves_at_least_as_long_as_its_loading_took(engines: FakeEngines) -> None:
+    engines.load_seconds = 60.0
+    done = asyncio.Event()
+    async with running_pool(engines, fairness_seconds=0.0) as pool, asyncio.TaskGroup() as group:
+        group.create_task(use(pool, "a", done))
+        await settle()
+        group.create_task(use(pool, "b"))
+        await settle()
+        async with asyncio.timeout(5):
+            await use(pool, "a")
+        assert engines.loads == ["a:1"]
+        done.set()
+
+
 async def test_a_failed_load_fails_all_who_wait_and_the_next_tries_again(
     engines: FakeEngines,
 ) -> None:
