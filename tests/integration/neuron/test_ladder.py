@@ -86,7 +86,7 @@ async def test_a_runtime_that_cannot_start_is_taken_back_and_the_worker_says_why
     assert jobs[0].result.error_details.code == pb.ERROR_CODE_RUNTIME_UNAVAILABLE
 
 
-async def test_pinned_models_are_loaded_before_any_job_comes(
+async def test_a_pinned_model_that_cannot_be_had_keeps_no_job_waiting(
     cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
 ) -> None:
     async with start_worker(pinned_models="tiny:1", genome_http_url="http://127.0.0.1:9"):
