@@ -13,12 +13,13 @@ VLLM_INSTALL := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-
 VLLM_READY := $(VLLM_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm check bench protocol format lock lock-vllm clean
+.PHONY: help demo test test-vllm chaos check bench protocol format lock lock-vllm clean
 
 help:
 	@echo 'make demo      run real prompts through CORTEX, GENOME, ENGRAM and a NEURON worker'
 	@echo 'make test      run every test'
 	@echo 'make test-vllm build an environment with vLLM for CPUs, once, and run its tests'
+	@echo 'make chaos     count the promises about crashes; CHAOS=long counts them whole'
 	@echo 'make check     ruff, mypy --strict, import-linter, buf, generated-code drift'
 	@echo 'make bench     run the benchmarks'
 	@echo 'make protocol  generate src/mnemos/protocol from proto/'
@@ -34,6 +35,9 @@ test: $(DEV_READY)
 
 test-vllm: $(DEV_READY) $(VLLM_READY)
 	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(ARGS)
+
+chaos: $(DEV_READY)
+	$(BIN)/python -m pytest tests/chaos/promises -m promise $(ARGS)
 
 check: $(DEV_READY)
 	$(BIN)/ruff check

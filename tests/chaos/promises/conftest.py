@@ -1,0 +1,80 @@
+"""`make chaos`: promises counted under faults. Each figure is printed; CHAOS=long runs them whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+_FIGURES = pytest.StashKey[list[str]]()
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done: the whole numbers in the long form, a part of them in CI's."""
+
+    long: bool
+
+    def of(self, whole: int, short: int) -> int:
+        """Return `whole` in the long form, `short` in the other."""
+        return whole if self.long else short
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a test counted; printed at the end of the session, whether it passed or not."""
+
+    title: str
+    counted: dict[str, str] = field(default_factory=dict)
+
+    def note(self, what: str, value: float | str, unit: str = "") -> None:
+        """Note one figure, as `note("results accepted twice", 0)`."""
+        shown = (
+            f"{value:,.4g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else value
+        )
+        self.counted[what] = f"{shown} {unit}".strip()
+
+    def __str__(self) -> str:
+        return f"{self.title}: " + " · ".join(
+            f"{what} {value}" for what, value in self.counted.items()
+        )
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    """The short form, unless CHAOS=long."""
+    return Scale(long=os.environ.get("CHAOS") == "long")
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """Where a test notes what it counted."""
+    counted = Figures(request.node.name.removeprefix("test_").replace("_", " "))
+    yield counted
+    request.config.stash.setdefault(_FIGURES, []).append(str(counted))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print every figure."""
+    lines = config.stash.get(_FIGURES, [])
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder: `make test` leaves them to `make chaos`."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.promise)
