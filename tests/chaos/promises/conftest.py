@@ -1,4 +1,4 @@
-"""`make chaos`: promises counted under faults. Each figure is printed; CHAOS=long runs them whole."""
+"""`make chaos`: promises counted under faults, each figure printed; CHAOS=long for all of it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Figures:
     title: str
     counted: dict[str, str] = field(default_factory=dict)
 
-    def note(self, what: str, value: float | str, unit: str = "") -> None:
+    def note(self, what: str, value: object, unit: str = "") -> None:
         """Note one figure, as `note("results accepted twice", 0)`."""
-        shown = (
-            f"{value:,.4g}"
-            if isinstance(value, float)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else value
-        )
+        match value:
+            case float():
+                shown = f"{value:,.4g}"
+            case int():
+                shown = f"{value:,}"
+            case _:
+                shown = str(value)
         self.counted[what] = f"{shown} {unit}".strip()
 
     def __str__(self) -> str:
