@@ -47,7 +47,7 @@ _ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobS
 _ENDS_OR_BACK = _ENDS | {JobState.PENDING}
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.PENDING: frozenset({JobState.ACQUIRED, JobState.CANCELLED}),
+    JobState.PENDING: frozenset({JobState.ACQUIRED, JobState.COMPLETED, JobState.CANCELLED}),
     JobState.ACQUIRED: _ENDS_OR_BACK
     | {JobState.LOADING_MODEL, JobState.EXECUTING, JobState.STREAMING},
     JobState.LOADING_MODEL: _ENDS_OR_BACK | {JobState.EXECUTING, JobState.STREAMING},
