@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from stack import Stack, running_stack, wait_until
 from tiny_stack import TINY, finished, running, tiny_job
@@ -25,9 +26,17 @@ def patient_stack(tmp_path: Path, tiny_model: Path) -> Iterator[Stack]:
         yield stack
 
 
+def answers_on_disk(worker_port: int) -> float:
+    """Return how many reports would outlive the worker if it died now."""
+    lines = httpx2.get(f"http://127.0.0.1:{worker_port}/metrics", timeout=5).text.splitlines()
+    (value,) = (line.split()[1] for line in lines if line.startswith("neuron_outbox_reports "))
+    return float(value)
+
+
 def test_answers_outlive_cortex_and_then_their_worker(patient_stack: Stack) -> None:
     stack = patient_stack
-    worker = stack.start_ready_worker(max_concurrent_jobs=JOBS)
+    worker, port = stack.start_worker(max_concurrent_jobs=JOBS)
+    stack.wait_for_http(f"http://127.0.0.1:{port}/ready", worker)
     warm = stack.submit([tiny_job("warm", 0)])
     wait_until(lambda: finished(stack, "warm") == len(warm), what="a loaded model")
     job_ids = stack.submit(
@@ -37,8 +46,8 @@ def test_answers_outlive_cortex_and_then_their_worker(patient_stack: Stack) -> N
 
     stack.processes[0].kill()
     wait_until(
-        lambda: worker.text().count("job_completed") == JOBS + len(warm),
-        what=f"the end of {JOBS} jobs without CORTEX\n{worker.tail()}",
+        lambda: answers_on_disk(port) == JOBS,
+        what=f"{JOBS} answers kept without CORTEX\n{worker.tail()}",
     )
     worker.kill()
     second, _ = stack.start_worker(max_concurrent_jobs=JOBS)

@@ -110,7 +110,10 @@ def assemble(
     unavailable = find_unavailable(settings)
     cortex = CortexClient(settings.cortex_grpc_url, settings.cortex_timeout)
     outbox = Outbox(
-        settings.outbox_folder, settings.worker_id or "worker", settings.outbox_mb * 1_000_000
+        settings.outbox_folder,
+        settings.worker_id or "worker",
+        settings.outbox_mb * 1_000_000,
+        metrics,
     )
     genome = GenomeClient(settings.genome_http_url, settings.genome_timeout)
     engram = EngramClient(

@@ -41,6 +41,13 @@ class WorkerMetrics:
         self.unacknowledged_bytes = self._gauge(
             "neuron_stream_unacknowledged_bytes", "Streamed tokens not acknowledged."
         )
+        self.outbox_reports = self._gauge(
+            "neuron_outbox_reports", "Reports on disk that CORTEX has not judged."
+        )
+        self.outbox_bytes = self._gauge("neuron_outbox_bytes", "What the outbox keeps on disk.")
+        self.outbox_full = self._gauge(
+            "neuron_outbox_full", "1 while the outbox has no room and no jobs are asked for."
+        )
         self.cpu_percent = self._gauge("neuron_cpu_percent", "CPU in use.")
         self.memory_available = self._gauge(
             "neuron_memory_available_bytes", "Memory available to this worker."

@@ -25,6 +25,7 @@ from neuron.services.outbox.changes import LeftBehind
 from neuron.services.outbox.outbox import Outbox
 from neuron.services.poller import JobPollerService
 from neuron.services.slots import SlotPool
+from neuron.utils.metrics import WorkerMetrics
 
 MB = 1_000_000
 REF = AttemptRef("job_1", 2)
@@ -192,6 +193,43 @@ async def test_a_full_outbox_says_so_and_takes_what_was_refused_when_there_is_ro
     assert was_full
     assert trouble is None
     assert list((await left_in(tmp_path)).reports) == [small]
+
+
+def shown(metrics: WorkerMetrics) -> dict[str, float | None]:
+    return {
+        name: metrics.registry.get_sample_value(f"neuron_outbox_{name}")
+        for name in ("reports", "bytes", "full")
+    }
+
+
+async def test_metrics_say_what_is_on_disk_and_nothing_sooner(tmp_path: Path) -> None:
+    metrics, other = WorkerMetrics(), AttemptRef("job_2", 1)
+    outbox = Outbox(tmp_path, "worker", 100_000, metrics)
+    await outbox.open()
+    outbox.keep_report(REF, result_of(REF, "x" * 90_000), lambda: [chunk(REF, 0)])
+    outbox.keep_report(other, result_of(other, "y" * 90_000))
+    before = shown(metrics)
+    await outbox.write()
+    full = shown(metrics)
+    outbox.forget(REF)
+    outbox.forget(other)
+    await outbox.write()
+    after = shown(metrics)
+    outbox.keep_report(other, result_of(other))
+    await outbox.close()
+
+    started_again = WorkerMetrics()
+    again = Outbox(tmp_path, "worker", 100_000, started_again)
+    await again.open()
+    await again.close()
+
+    empty = {"reports": 0, "bytes": 0, "full": 0}
+    assert before == after == empty
+    assert full["reports"] == 1
+    assert full["full"] == 1
+    assert 90_000 < float(full["bytes"] or 0) <= 100_000
+    assert shown(started_again)["reports"] == 1
+    assert float(shown(started_again)["bytes"] or 0) > 100
 
 
 async def test_chunks_leave_room_for_results(tmp_path: Path) -> None:

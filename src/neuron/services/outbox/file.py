@@ -55,10 +55,12 @@ SELECT (SELECT COALESCE(SUM(LENGTH(body)), 0) FROM reports)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a commit did: which of its changes found no room, and how many bytes are kept now."""
+    """What a commit did: which of its changes found no room, and what is kept now."""
 
     refused: Sequence[int]
     used: int
+    """Bytes."""
+    reports: int
 
 
 class OutboxFile:
@@ -73,7 +75,8 @@ class OutboxFile:
         self._limit = limit_bytes
         self._place: Place | None = None
         self._connection: sqlite3.Connection | None = None
-        self._used = 0
+        self.used = 0
+        """Bytes kept, as of the last commit."""
         self.set_asides = 0
         """How often a file was found unreadable, all that it held lost to this process."""
 
@@ -114,7 +117,7 @@ class OutboxFile:
             self._place = Place.take(self._root, self._name)
         if self._connection is None:
             self._connection = _connect(self._place.folder / FILE_NAME)
-            self._used = int(self._connection.execute(_USED).fetchone()[0])
+            self.used = int(self._connection.execute(_USED).fetchone()[0])
         return self._connection
 
     def _set_aside_if_corrupt(self, error: Exception) -> None:
@@ -148,7 +151,7 @@ class OutboxFile:
     # ------------------------------------------------------------ writing
 
     def _apply(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> Written:
-        used = self._used
+        used = self.used
         try:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -158,9 +161,10 @@ class OutboxFile:
                     if not self._carry_out(connection, change)
                 ]
         except BaseException:
-            self._used = used
+            self.used = used
             raise
-        return Written(refused, self._used)
+        (reports,) = connection.execute("SELECT COUNT(*) FROM reports").fetchone()
+        return Written(refused, self.used, int(reports))
 
     def _carry_out(self, connection: sqlite3.Connection, change: Change) -> bool:
         match change:
@@ -183,7 +187,7 @@ class OutboxFile:
         body = write_report(change.report)
         self._forget_report(connection, change.ref)
         self._forget_chunks(connection, change.ref)
-        if self._used + len(body) > self._limit:
+        if self.used + len(body) > self._limit:
             return False
         if not self._keep_chunks(connection, change.ref, change.chunks, self._limit - len(body)):
             return False
@@ -191,7 +195,7 @@ class OutboxFile:
             "INSERT INTO reports (job_id, attempt, kind, body) VALUES (?, ?, ?, ?)",
             (*change.ref, kind_of(change.report), body),
         )
-        self._used += len(body)
+        self.used += len(body)
         return True
 
     def _keep_chunks(
@@ -207,17 +211,17 @@ class OutboxFile:
             return True
         size = sum(len(row[3]) for row in rows)
         self._forget_chunks(connection, ref, first=rows[0][2])
-        if self._used + size > limit:
+        if self.used + size > limit:
             return False
         connection.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?)", rows)
-        self._used += size
+        self.used += size
         return True
 
     def _forget_report(self, connection: sqlite3.Connection, ref: AttemptRef) -> None:
         rows = connection.execute(
             "DELETE FROM reports WHERE job_id = ? AND attempt = ? RETURNING LENGTH(body)", ref
         )
-        self._used -= sum(size for (size,) in rows.fetchall())
+        self.used -= sum(size for (size,) in rows.fetchall())
 
     def _forget_chunks(
         self,
@@ -232,7 +236,7 @@ class OutboxFile:
             " AND sequence < ? RETURNING LENGTH(body)",
             (*ref, first, below),
         )
-        self._used -= sum(size for (size,) in rows.fetchall())
+        self.used -= sum(size for (size,) in rows.fetchall())
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -13,6 +13,7 @@ import structlog
 
 from ...models.job import StreamChunk
 from ...models.lease import AttemptRef
+from ...utils.metrics import WorkerMetrics
 from ..service import Service
 from .changes import (
     Change,
@@ -46,7 +47,9 @@ class Outbox(Service):
 
     name: ClassVar[str] = "outbox"
 
-    def __init__(self, root: Path, name: str, limit_bytes: int) -> None:
+    def __init__(
+        self, root: Path, name: str, limit_bytes: int, metrics: WorkerMetrics | None = None
+    ) -> None:
         super().__init__()
         self.trouble: str | None = None
         """Why nothing can be kept now, in one sentence; None while all is well."""
@@ -55,6 +58,7 @@ class Outbox(Service):
         self.limit_bytes = limit_bytes
         self.worker_id = ""
         """The id under which the process before this one was registered, if it left any."""
+        self._metrics = metrics
         self._root = root
         self._file = OutboxFile(root, name, limit_bytes)
         self._set_asides = 0
@@ -80,6 +84,7 @@ class Outbox(Service):
         self._set_asides = self._file.set_asides
         self.worker_id = found.worker_id
         self._on_disk = dict.fromkeys(found.refs)
+        self._show(self._file.used, len(found.reports))
         if self._on_disk:
             logger.info(
                 "outbox_has_leftovers", reports=len(found.reports), chunks=len(found.chunks)
@@ -189,6 +194,7 @@ class Outbox(Service):
             if isinstance(change, Forget):
                 self._on_disk.pop(change.ref, None)
         self._set_full(bool(refused) or written.used >= self.limit_bytes)
+        self._show(written.used, written.reports)
         if self._file.set_asides != self._set_asides:
             self._set_asides = self._file.set_asides
             self._write_all_anew(batch)
@@ -218,6 +224,12 @@ class Outbox(Service):
         else:
             self._room.set()
             logger.info("outbox_has_room_again")
+
+    def _show(self, used: int, reports: int) -> None:
+        if self._metrics is not None:
+            self._metrics.outbox_bytes.set(used)
+            self._metrics.outbox_reports.set(reports)
+            self._metrics.outbox_full.set(self.full)
 
     def _note_trouble(self, error: Exception) -> None:
         trouble = (
