@@ -32,6 +32,7 @@ class _Pair:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     lacks_bytes: bool = False
+    waiting: int = 0
 
     def reset(self) -> None:
         """Close both at once, with RST: what was not delivered yet is lost."""
@@ -96,6 +97,11 @@ class FaultProxy:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    @property
+    def holding(self) -> int:
+        """How many connections have something that is held now."""
+        return sum(pair.waiting > 0 for pair in self._pairs)
 
     def hold(self, *ways: Way) -> None:
         """Let nothing through, one way or (unless told which) both, until release()."""
@@ -176,7 +182,9 @@ class FaultProxy:
             await asyncio.sleep(self.delay_seconds)
         if not self._open[way].is_set():
             self.faults.held_bytes += len(piece)
+            pair.waiting += 1
             await self._open[way].wait()
+            pair.waiting -= 1
         if way is Way.DOWN and self._drops_answers:
             self.faults.dropped_bytes += len(piece)
             pair.lacks_bytes = True

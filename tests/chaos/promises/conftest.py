@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from postgres_tools import Postgres, any_server
 
 _FIGURES = pytest.StashKey[list[str]]()
 _HERE = Path(__file__).parent
@@ -52,6 +53,13 @@ class Figures:
 def scale() -> Scale:
     """The short form, unless CHAOS=long."""
     return Scale(long=os.environ.get("CHAOS") == "long")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server on which a test gets a database of its own."""
+    with any_server() as url:
+        yield Postgres(url)
 
 
 @pytest.fixture
