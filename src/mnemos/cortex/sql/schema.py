@@ -185,6 +185,16 @@ workers = Table(
     Column("offered_gpu_memory_mb", Integer, nullable=False, server_default="0"),
 )
 
+watches = Table(
+    "watches",
+    metadata,
+    Column(
+        "worker_id", Text, ForeignKey("workers.worker_id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("instance_id", Text, nullable=False),
+    Column("watch_id", Text, nullable=False),
+)
+
 actions = Table(
     "actions",
     metadata,

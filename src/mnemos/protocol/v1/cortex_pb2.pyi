@@ -634,13 +634,19 @@ class WatchActionsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
+    instance_id: builtins.str
+    """Of the worker's process. When its stream breaks, the leases of that process end soon unless
+    they are renewed; whoever does not name it is never suspected.
+    """
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "worker_id", b"worker_id"]) -> None: ...
 
 global___WatchActionsRequest = WatchActionsRequest
 
