@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from . import __version__
 from .errors import ConfigurationError
-from .models.runtime import RuntimeType
+from .models.runtime import DEFAULT_RUNTIMES, RuntimeType
 
 ENV_PREFIX = "NEURON_"
 ENV_FILE = ".env"
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
 
     # What it runs
     supported_runtimes: Annotated[list[RuntimeType], CommaSeparated] = Field(
-        default_factory=lambda: list(RuntimeType), min_length=1
+        default_factory=lambda: list(DEFAULT_RUNTIMES), min_length=1
     )
     max_concurrent_jobs: int = Field(default=1, ge=1, le=1024)
     max_model_size_gb: float = Field(default=40, gt=0)
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
             RuntimeType.PYTORCH: self.pytorch_python,
             RuntimeType.TRANSFORMERS: self.transformers_python,
         }
-        return named[runtime]
+        return named.get(runtime)
 
     def shown(self) -> dict[str, Any]:
         """Return all settings for display; secrets are masked."""

@@ -30,8 +30,9 @@ _OPTIONS = (
     click.option("--system", help="The system message.  [default: the model's]"),
     click.option(
         "--runtime",
-        type=click.Choice(["vllm", "pytorch", "transformers"]),
-        help="What runs the model.  [default: the model's own]",
+        type=click.Choice(["vllm", "pytorch", "transformers", "echo"]),
+        help="What runs the model; echo runs none, it measures the path alone.  "
+        "[default: the model's own]",
     ),
 )
 

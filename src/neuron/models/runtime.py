@@ -16,6 +16,12 @@ class RuntimeType(StrEnum):
     VLLM = "vllm"
     PYTORCH = "pytorch"
     TRANSFORMERS = "transformers"
+    ECHO = "echo"
+    """No engine: it gives prompts back, to measure the path alone."""
+
+
+DEFAULT_RUNTIMES = (RuntimeType.VLLM, RuntimeType.PYTORCH, RuntimeType.TRANSFORMERS)
+"""What a worker offers unless its operator says otherwise; echo must be asked for."""
 
 
 class _RuntimeConfig(BaseModel):
@@ -75,10 +81,18 @@ class TransformersConfig(_RuntimeConfig):
         return self
 
 
-RuntimeConfig = VLLMConfig | PyTorchConfig | TransformersConfig
+class EchoConfig(_RuntimeConfig):
+    """How fast the echo runtime answers."""
+
+    token_seconds: float = Field(default=0.0, ge=0, le=60, allow_inf_nan=False)
+    """The time between two tokens; 0: all at once."""
+
+
+RuntimeConfig = VLLMConfig | PyTorchConfig | TransformersConfig | EchoConfig
 
 CONFIG_BY_RUNTIME: dict[RuntimeType, type[RuntimeConfig]] = {
     RuntimeType.VLLM: VLLMConfig,
     RuntimeType.PYTORCH: PyTorchConfig,
     RuntimeType.TRANSFORMERS: TransformersConfig,
+    RuntimeType.ECHO: EchoConfig,
 }

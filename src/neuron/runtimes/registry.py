@@ -18,12 +18,16 @@ _CLASSES: dict[RuntimeType, tuple[str, str]] = {
     RuntimeType.PYTORCH: (".pytorch_runtime", "PyTorchRuntime"),
     RuntimeType.TRANSFORMERS: (".transformers_runtime", "TransformersRuntime"),
     RuntimeType.VLLM: (".vllm_runtime", "VLLMRuntime"),
+    RuntimeType.ECHO: (".echo_runtime", "EchoRuntime"),
 }
 _NEEDED_MODULES: dict[RuntimeType, tuple[str, ...]] = {
     RuntimeType.PYTORCH: ("torch", "safetensors"),
     RuntimeType.TRANSFORMERS: ("torch", "transformers", "safetensors", "jinja2", "llguidance"),
     RuntimeType.VLLM: ("vllm", "torch", "transformers", "jinja2", "msgspec", "pydantic", "psutil"),
+    RuntimeType.ECHO: (),
 }
+IN_PROCESS = frozenset({RuntimeType.ECHO})
+"""Runtimes without files or an engine process: they run in the worker's own process."""
 _SEPARATE = {RuntimeType.VLLM: "NEURON_VLLM_PYTHON"}
 """Runtimes that pin their own torch, and the setting that names the interpreter they are in."""
 

@@ -16,10 +16,11 @@ from ..models.runtime import RuntimeType
 from ..models.worker import WorkerCapabilities, WorkerInfo, WorkerRegistration
 from ..runtimes.base import EngineSettings
 from ..runtimes.engine_client import EngineClient, EngineLogLine
-from ..runtimes.registry import runtime_availability
+from ..runtimes.in_process import InProcessEngine
+from ..runtimes.registry import IN_PROCESS, runtime_availability, runtime_class
 from ..utils.metrics import WorkerMetrics
 from .action_listener import ActionHandler, ActionInbox, ActionListener
-from .engine import EngineFactory
+from .engine import Engine, EngineFactory
 from .engine_pool import EnginePool
 from .executor import ExecutorService
 from .heartbeat import HeartbeatService, WorkerReport
@@ -244,6 +245,10 @@ def find_unavailable(settings: Settings) -> dict[RuntimeType, str]:
             logger.warning("runtime_unavailable", runtime=runtime.value, reason=reason)
         else:
             logger.info(_INITIALIZED[runtime])
+    if RuntimeType.ECHO in settings.supported_runtimes:
+        logger.warning(
+            "echo_runtime_offered", purpose="to measure the path alone: it runs no model"
+        )
     for runtime in RuntimeType:
         if runtime not in settings.supported_runtimes:
             reasons[runtime] = (
@@ -288,9 +293,9 @@ def default_engine_factory(settings: Settings) -> EngineFactory:
         log_level=settings.log_level,
     )
 
-    def make(
-        runtime: RuntimeType, family: str, version: str, config: Mapping[str, Any]
-    ) -> EngineClient:
+    def make(runtime: RuntimeType, family: str, version: str, config: Mapping[str, Any]) -> Engine:
+        if runtime in IN_PROCESS:
+            return InProcessEngine(runtime_class(runtime)(engine_settings), family, version, config)
         engine_log = logger.bind(model=f"{family}:{version}", runtime=runtime.value)
 
         def on_log(line: EngineLogLine) -> None:

@@ -18,6 +18,7 @@ from ..errors import (
     RuntimeUnavailableError,
 )
 from ..models.worker import LoadedModel
+from ..runtimes.registry import IN_PROCESS
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
 from ..utils.signal import ChangeSignal
@@ -225,9 +226,7 @@ class EnginePool:
     async def _load(self, resident: Resident) -> None:
         key = resident.key
         await self._wait_out_crash(resident)
-        resident.tell("fetching the model")
-        folder = await self._fetch(key.family, key.version, resident.tell)
-        demand = await self._measure(key, folder, self._budget)
+        demand = Demand({}) if key.runtime in IN_PROCESS else await self._fetched(resident)
         resident.footprint = self._known.get(key, demand.need)
         await self._wait_for_room(resident, demand)
         try:
@@ -235,6 +234,12 @@ class EnginePool:
         except InsufficientResourcesError as error:
             await self._start_again(resident, error)
         self._note_ready(resident)
+
+    async def _fetched(self, resident: Resident) -> Demand:
+        key = resident.key
+        resident.tell("fetching the model")
+        folder = await self._fetch(key.family, key.version, resident.tell)
+        return await self._measure(key, folder, self._budget)
 
     async def _wait_out_crash(self, resident: Resident) -> None:
         wait = self._not_before.get(resident.key, 0.0) - time.monotonic()

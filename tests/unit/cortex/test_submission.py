@@ -396,3 +396,11 @@ async def test_the_request_hash_does_not_see_the_catalogues_settings() -> None:
     bare = await Preparation(Bare(), Workers()).prepare(job)
     assert bare.request_hash == (await prepare(job, Catalog())).request_hash
     assert bare.runtime_config == "{}"
+
+
+async def test_an_echo_needs_no_catalogue() -> None:
+    echo = {"family": "echo", "version": "1", "runtime": "echo"}
+
+    for catalog in (Catalog(), Catalog(reachable=False)):
+        job = await prepare(parse_job(body(model=echo)), catalog)
+        assert (job.family, job.version, job.runtime) == ("echo", "1", "echo")

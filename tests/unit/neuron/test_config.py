@@ -38,7 +38,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert settings.cortex_grpc_url == "cortex:9090"
     assert settings.genome_http_url == "http://genome:8081"
     assert settings.minio_endpoint == "engram:9000"
-    assert settings.supported_runtimes == list(RuntimeType)
+    assert settings.supported_runtimes == ["vllm", "pytorch", "transformers"]
     assert (settings.max_concurrent_jobs, settings.max_batch_size) == (1, 32)
     assert (settings.heartbeat_interval, settings.poll_interval) == (30, 1.0)
     assert (settings.shutdown_timeout, settings.max_model_size_gb) == (300, 40)

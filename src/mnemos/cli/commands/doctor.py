@@ -96,6 +96,7 @@ def _local(data_dir: Path) -> list[Finding]:
         machine.check_memory(),
         machine.check_disk(data_dir),
         machine.check_gpu(),
+        *machine.check_echo(),
     ]
 
 

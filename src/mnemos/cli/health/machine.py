@@ -58,6 +58,14 @@ def check_disk(data_dir: Path) -> Finding:
     return Finding("disk", verdict, detail, fix if verdict is Verdict.WARN else "")
 
 
+def check_echo() -> list[Finding]:
+    """Whether workers started here would offer the runtime that runs no model."""
+    if "echo" not in os.environ.get("NEURON_SUPPORTED_RUNTIMES", "").lower():
+        return []
+    detail = "NEURON_SUPPORTED_RUNTIMES names echo, which is for measuring the path alone"
+    return [Finding("echo", Verdict.WARN, detail, "take it out unless you measure")]
+
+
 def check_gpu() -> Finding:
     """GPUs and their driver, as NVML tells them."""
     import pynvml

@@ -14,6 +14,10 @@ from ..genome_lookup import (
 )
 from .schemas import ModelChoice
 
+ECHO = "echo"
+"""The runtime that measures the path alone: it runs no model, so the catalogue has none for it."""
+ECHO_VERSION = "1"
+
 
 async def resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogModel:
     """Return the model that a job means, with the runtime it is to run on.
@@ -21,6 +25,8 @@ async def resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogMo
     The catalogue's settings come with it where that runtime is the model's own. A job that names
     everything goes through while the catalogue is away. Raises ApiError.
     """
+    if model.runtime == ECHO:
+        return CatalogModel(model.family, model.version or ECHO_VERSION, ECHO)
     given = None
     if model.version is not None and model.runtime is not None:
         given = CatalogModel(model.family, model.version, model.runtime)

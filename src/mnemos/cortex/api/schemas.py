@@ -39,7 +39,7 @@ def _check_guide(schema: dict[str, Any]) -> dict[str, Any]:
 Name = Annotated[str, AfterValidator(_check_name)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
-Runtime = Literal["vllm", "pytorch", "transformers"]
+Runtime = Literal["vllm", "pytorch", "transformers", "echo"]
 JobType = Literal["inference", "batch_inference", "training", "fine_tuning", "evaluation"]
 Code = Literal[
     "invalid_input",

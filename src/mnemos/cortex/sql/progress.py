@@ -12,7 +12,7 @@ from .transaction import Row, Transaction
 
 MAX_LEASED_BYTES = 7 * 1024 * 1024 // 2
 """What a job and its progress may take together: workers read messages of 4 MiB."""
-_TEXT_RUNTIMES = frozenset({"transformers", "vllm"})
+_TEXT_RUNTIMES = frozenset({"transformers", "vllm", "echo"})
 _GUIDES = ("json_schema", "regex", "choice")
 _TOKEN_BYTES = 5
 _SINCE_RESTART = """
