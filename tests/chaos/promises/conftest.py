@@ -4,49 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from figures import Figures, Scale
 from postgres_tools import Postgres, any_server
 
 _FIGURES = pytest.StashKey[list[str]]()
 _HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is done: the whole numbers in the long form, a part of them in CI's."""
-
-    long: bool
-
-    def of(self, whole: int, short: int) -> int:
-        """Return `whole` in the long form, `short` in the other."""
-        return whole if self.long else short
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a test counted; printed at the end of the session, whether it passed or not."""
-
-    title: str
-    counted: dict[str, str] = field(default_factory=dict)
-
-    def note(self, what: str, value: object, unit: str = "") -> None:
-        """Note one figure, as `note("results accepted twice", 0)`."""
-        match value:
-            case float():
-                shown = f"{value:,.4g}"
-            case int():
-                shown = f"{value:,}"
-            case _:
-                shown = str(value)
-        self.counted[what] = f"{shown} {unit}".strip()
-
-    def __str__(self) -> str:
-        return f"{self.title}: " + " · ".join(
-            f"{what} {value}" for what, value in self.counted.items()
-        )
 
 
 @pytest.fixture(scope="session")
