@@ -130,18 +130,19 @@ async def test_an_engine_in_this_process_ends_when_it_is_stopped() -> None:
     runtime = EchoRuntime(EngineSettings(model_cache_dir=Path("nowhere")))
     engine = InProcessEngine(runtime, "echo", "1", {"token_seconds": 0})
     await engine.start(1)
-    assert engine.is_alive
+    states = [engine.is_alive]
 
     await engine.stop()
-    await asyncio.wait_for(engine.wait_closed(), 1)
+    async with asyncio.timeout(1):
+        await engine.wait_closed()
 
-    assert not engine.is_alive
+    assert [*states, engine.is_alive] == [True, False]
     with pytest.raises(EngineCrashedError):
         engine.generate(prompt("a"))
 
 
 def test_it_can_run_anywhere_and_is_offered_nowhere_unless_asked_for() -> None:
     assert runtime_availability(RuntimeType.ECHO) is None
-    assert RuntimeType.ECHO not in Settings(_env_file=None).supported_runtimes  # type: ignore[call-arg]
-    asked = Settings(_env_file=None, supported_runtimes="echo")  # type: ignore[call-arg,arg-type]
+    assert RuntimeType.ECHO not in Settings(_env_file=None).supported_runtimes
+    asked = Settings(_env_file=None, supported_runtimes="echo")
     assert asked.supported_runtimes == [RuntimeType.ECHO]
