@@ -219,9 +219,15 @@ class CortexClient(ServiceClient):
         """One worker."""
         return await self._object("GET", f"/api/v1/workers/{_segment(worker_id)}")
 
-    async def worker_action(self, worker_id: str, action: str) -> dict[str, Any]:
-        """`drain`, `pause`, `resume`, `shutdown` or `restart` a worker."""
-        return await self._object("POST", f"/api/v1/workers/{_segment(worker_id)}/{action}")
+    async def worker_action(
+        self, worker_id: str, action: str, said: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """`drain`, `pause`, `resume`, `shutdown` or `restart` a worker.
+
+        `said` may hold a `reason` and, where the worker leaves, `deadline_seconds`.
+        """
+        path = f"/api/v1/workers/{_segment(worker_id)}/{action}"
+        return await self._object("POST", path, body=said or None)
 
     async def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = await self.call(method, path, **arguments)

@@ -12,7 +12,7 @@ Every method may raise StorageUnavailableError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from .numbers import QueueNumbers, Totals
@@ -149,9 +149,31 @@ class WorkerStore(Protocol):
         """Return actions not yet acknowledged, oldest first. Raises WorkerUnknownError."""
 
     async def direct_worker(
-        self, worker_id: str, kind: str, desired: DesiredState, reason: str
+        self,
+        worker_id: str,
+        kind: str,
+        desired: DesiredState,
+        reason: str,
+        deadline_seconds: float | None = None,
     ) -> None:
-        """Ask an action of a worker and note the wish. Raises WorkerNotFoundError."""
+        """Ask an action of a worker and note the wish. Raises WorkerNotFoundError.
+
+        `deadline_seconds` is how long its jobs may still take where the action is to leave;
+        without it, what the worker itself allows.
+        """
+
+    async def watch(self, worker_id: str, instance_id: str, watch_id: str) -> bool:
+        """Note which stream of actions a worker's process opened last.
+
+        Returns whether this process is the one that is registered under the worker's id.
+        """
+
+    async def suspect(self, broken: Collection[tuple[str, str]], seconds: float) -> int:
+        """Let no lease of some workers last longer than `seconds`; return how many were shortened.
+
+        `broken` are workers, each with its stream that broke; a worker that has opened another
+        since is left alone. A renewal gives a whole lease again.
+        """
 
     async def get_worker(self, worker_id: str) -> WorkerRecord:
         """Return a worker. Raises WorkerNotFoundError."""

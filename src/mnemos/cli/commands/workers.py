@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from ..durations import seconds_option
 from ..errors import ExitCode
 from ..lazy import SuggestingGroup
 from ..options import cortex_option, output_option
@@ -170,30 +171,78 @@ def _resources(resources: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def _steer(
+    action: str, worker_ids: Sequence[str], cortex_url: str, output: Format, done: str, **said: Any
+) -> None:
+    """Ask the same of each worker, and leave with the status of the last refusal."""
+    from ..http import CortexClient, run_async
+    from ..steering import steer
+
+    async def send() -> ExitCode:
+        async with CortexClient(cortex_url) as cortex:
+            return await steer(
+                worker_ids,
+                lambda worker_id: cortex.worker_action(worker_id, action, said),
+                output,
+                key="workers",
+                sentence=lambda worker_id, _worker: f"{worker_id} {done}.",
+            )
+
+    raise click.exceptions.Exit(run_async(send()))
+
+
+@workers.command("drain")
+@click.argument("worker_ids", nargs=-1, required=True, metavar="WORKER_ID...")
+@click.option(
+    "--deadline",
+    "deadline_seconds",
+    callback=seconds_option(longest_seconds=86_400),
+    metavar="DURATION",
+    help="How long its jobs may still take, as 30, 90s or 5m.  [default: what the worker allows]",
+)
+@click.option("--reason", default="", help="Why; the worker logs it.  [default: none]")
+@output_option()
+@cortex_option()
+def drain_workers(
+    worker_ids: tuple[str, ...],
+    deadline_seconds: float | None,
+    reason: str,
+    output: Format,
+    cortex_url: str,
+) -> None:
+    """Let workers finish their jobs, take no more, and leave.
+
+    A job that cannot finish by the deadline is handed back with its progress as soon as that is
+    clear, and goes on elsewhere. A second drain with a nearer deadline hastens the first.
+
+    \b
+    Examples
+      mnemos workers drain wrk_01h…
+      mnemos workers drain wrk_01h… --deadline 30
+      mnemos workers drain wrk_01h… wrk_02h… --deadline 5m --reason "new driver"
+    """
+    said = {"reason": reason, "deadline_seconds": deadline_seconds}
+    within = "" if deadline_seconds is None else f" within {duration(deadline_seconds)}"
+    _steer(
+        "drain",
+        worker_ids,
+        cortex_url,
+        output,
+        f"finishes its jobs or hands them back{within}, and takes no more",
+        **{name: value for name, value in said.items() if value not in (None, "")},
+    )
+
+
 def _add_action(action: str, done: str, purpose: str) -> None:
     @click.argument("worker_ids", nargs=-1, required=True, metavar="WORKER_ID...")
     @output_option()
     @cortex_option()
     def act(worker_ids: tuple[str, ...], output: Format, cortex_url: str) -> None:
-        from ..http import CortexClient, run_async
-        from ..steering import steer
-
-        async def send() -> ExitCode:
-            async with CortexClient(cortex_url) as cortex:
-                return await steer(
-                    worker_ids,
-                    lambda worker_id: cortex.worker_action(worker_id, action),
-                    output,
-                    key="workers",
-                    sentence=lambda worker_id, _worker: f"{worker_id} {done}.",
-                )
-
-        raise click.exceptions.Exit(run_async(send()))
+        _steer(action, worker_ids, cortex_url, output, done)
 
     act.__doc__ = f"{purpose}\n\n\b\nExamples\n  mnemos workers {action} wrk_01h…"
     workers.command(action)(act)
 
 
-_add_action("drain", "finishes its jobs and takes no more", "Let a worker finish and take no more.")
 _add_action("pause", "takes no more jobs until it is resumed", "Keep new jobs from a worker.")
 _add_action("resume", "takes jobs again", "Let a paused or drained worker take jobs again.")

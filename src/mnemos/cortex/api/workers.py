@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from ..records import DesiredState
 from . import documents
 from .context import ApiContext, Cortex
-from .schemas import WorkerDirection
+from .directions import DESIRED, WorkerDirection, WorkerWish, check_direction
 from .views import json_response, worker_view
 
 router = APIRouter(prefix="/workers", tags=["workers"])
 Direction = Annotated[WorkerDirection | None, Body()]
-
-
-class WorkerWish(StrEnum):
-    """What can be asked of a worker."""
-
-    DRAIN = "drain"
-    PAUSE = "pause"
-    RESUME = "resume"
-    SHUTDOWN = "shutdown"
-    RESTART = "restart"
-
-
-_DESIRED = {
-    WorkerWish.DRAIN: DesiredState.DRAINING,
-    WorkerWish.PAUSE: DesiredState.PAUSED,
-    WorkerWish.RESUME: DesiredState.ACTIVE,
-    WorkerWish.SHUTDOWN: DesiredState.DRAINING,
-    WorkerWish.RESTART: DesiredState.DRAINING,
-}
 
 
 @router.get(
@@ -69,8 +48,11 @@ async def direct_worker(
     worker_id: str, wish: WorkerWish, cortex: Cortex, direction: Direction = None
 ) -> Response:
     """Told at once; a paused or draining worker is given no more jobs from now on."""
-    reason = direction.reason if direction else ""
-    await cortex.store.direct_worker(worker_id, wish.value, _DESIRED[wish], reason)
+    told = direction or WorkerDirection()
+    check_direction(wish, told)
+    await cortex.store.direct_worker(
+        worker_id, wish.value, DESIRED[wish], told.reason, told.deadline_seconds
+    )
     return await _answer(cortex, worker_id)
 
 

@@ -196,12 +196,19 @@ def _action(row: Row, refs: Sequence[AttemptRef]) -> ActionRecord:
     )
 
 
-def direct(tx: Transaction, worker_id: str, kind: str, desired: DesiredState, reason: str) -> None:
+def direct(
+    tx: Transaction,
+    worker_id: str,
+    kind: str,
+    desired: DesiredState,
+    reason: str,
+    deadline_seconds: float | None,
+) -> None:
     """Note what a person wants a worker to be, and ask it; an older wish is withdrawn."""
     if tx.one(_DIRECT, {"worker_id": worker_id, "desired": desired.value}) is None:
         raise WorkerNotFoundError(worker_id)
     tx.run(_REPLACE, {"worker_id": worker_id})
-    add_action(tx, worker_id, kind, reason)
+    add_action(tx, worker_id, kind, reason, deadline_seconds=deadline_seconds)
 
 
 def list_workers(connection: Connection) -> list[WorkerRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -35,7 +35,7 @@ from ..records import (
     Submitted,
     WorkerRecord,
 )
-from . import attempts, claiming, fleet, queries, reaping, submitting
+from . import attempts, claiming, fleet, queries, reaping, submitting, suspicion
 from .engine import Engine
 from .readers import Readers
 from .transaction import Transaction
@@ -259,11 +259,30 @@ class SqlStore:
         )
 
     async def direct_worker(
-        self, worker_id: str, kind: str, desired: DesiredState, reason: str
+        self,
+        worker_id: str,
+        kind: str,
+        desired: DesiredState,
+        reason: str,
+        deadline_seconds: float | None = None,
     ) -> None:
         """Ask an action of a worker and note the wish. Raises WorkerNotFoundError."""
         await self._writer.run(
-            lambda tx: fleet.direct(tx, worker_id, kind, desired, reason), workers=[worker_id]
+            lambda tx: fleet.direct(tx, worker_id, kind, desired, reason, deadline_seconds),
+            workers=[worker_id],
+        )
+
+    async def watch(self, worker_id: str, instance_id: str, watch_id: str) -> bool:
+        """Note which stream of actions a worker's process opened last."""
+        return await self._writer.run(
+            lambda tx: suspicion.watch(tx, worker_id, instance_id, watch_id), workers=[worker_id]
+        )
+
+    async def suspect(self, broken: Collection[tuple[str, str]], seconds: float) -> int:
+        """Let no lease of workers whose last stream broke last longer than `seconds`."""
+        return await self._writer.run(
+            lambda tx: suspicion.suspect(tx, broken, seconds),
+            workers={worker_id for worker_id, _ in broken},
         )
 
     async def get_worker(self, worker_id: str) -> WorkerRecord:

@@ -51,7 +51,7 @@ ORDER BY seq {LOCK}
 """  # noqa: S608  constants only
 _ADD_ACTION = """
 INSERT INTO actions (action_id, worker_id, kind, reason, jobs, config, deadline_seconds)
-SELECT :action_id, worker_id, :kind, :reason, :jobs, '', NULL
+SELECT :action_id, worker_id, :kind, :reason, :jobs, '', :deadline_seconds
 FROM workers WHERE worker_id = :worker_id
 """
 
@@ -173,7 +173,13 @@ def _cancel_rows(tx: Transaction, jobs: Sequence[Row]) -> None:
 
 
 def add_action(
-    tx: Transaction, worker_id: str, kind: str, reason: str, refs: Sequence[AttemptRef] = ()
+    tx: Transaction,
+    worker_id: str,
+    kind: str,
+    reason: str,
+    refs: Sequence[AttemptRef] = (),
+    *,
+    deadline_seconds: float | None = None,
 ) -> None:
     """Ask something of a worker; nothing happens if it is gone."""
     parameters = {
@@ -182,6 +188,7 @@ def add_action(
         "kind": kind,
         "reason": reason,
         "jobs": json.dumps([[ref.job_id, ref.attempt] for ref in refs]),
+        "deadline_seconds": deadline_seconds,
     }
     tx.run(_ADD_ACTION, parameters)
     tx.topics.add(worker_topic(worker_id))
