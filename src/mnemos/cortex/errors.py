@@ -2,6 +2,7 @@
 
     CortexError
     ├── JobNotFoundError         job_not_found
+    ├── LogPrunedError           log_pruned         the job is there, its log is kept no longer
     ├── WorkerNotFoundError      worker_not_found   a person names a worker that is not there
     │   └── WorkerUnknownError   worker_unknown     a worker must register again
     ├── WorkerReplacedError      worker_replaced    another process took the worker's id: leave
@@ -34,6 +35,15 @@ class JobNotFoundError(CortexError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"There is no job {job_id}.")
+
+
+class LogPrunedError(CortexError):
+    """The job has ended long ago, and its log is kept no longer."""
+
+    code = "log_pruned"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"The log of job {job_id} is kept no longer; the job itself still is.")
 
 
 class WorkerNotFoundError(CortexError):

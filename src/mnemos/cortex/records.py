@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -153,11 +153,45 @@ class JobFilter:
     worker_id: str | None = None
     group: str | None = None
     job_type: str | None = None
+    error_code: str | None = None
     submitted_after: float | None = None
     submitted_before: float | None = None
     before_seq: int | None = None
     limit: int = 50
     full: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetters:
+    """Which ended jobs are meant; None means any. Times are those of their end, both included."""
+
+    statuses: Sequence[JobState] = (JobState.FAILED,)
+    family: str | None = None
+    version: str | None = None
+    group: str | None = None
+    error_code: str | None = None
+    finished_after: float | None = None
+    finished_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What one step queued again, and where the next one begins: None when there is none."""
+
+    jobs: int
+    next_seq: int | None
+    finished_before: float
+    """Only jobs that had ended by then were meant: those that fail anew are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedStep:
+    """What one step took away, and where the next one begins: None when all was looked at."""
+
+    jobs: int
+    next_seq: int | None
+    groups: Collection[str] = ()
+    """Groups that lost jobs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from .records import (
     ChunkAck,
     Claimed,
     ClaimRequest,
+    DeadLetters,
     DesiredState,
     EventPage,
     GroupCounts,
@@ -31,7 +32,9 @@ from .records import (
     JobFilter,
     JobRecord,
     NewJob,
+    PrunedStep,
     Reaped,
+    Redriven,
     RefVerdict,
     Registration,
     Release,
@@ -69,8 +72,21 @@ class JobStore(Protocol):
     async def retry_job(self, job_id: str) -> None:
         """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
 
+    async def redrive(self, which: DeadLetters, after_seq: int, limit: int) -> Redriven:
+        """Queue ended jobs again, the oldest first, in one small commit.
+
+        Which were submitted after `after_seq`, at most `limit` and what a step allows.
+        """
+
+    async def count_dead_letters(self, which: DeadLetters, limit: int) -> int:
+        """Count what redriving would queue again, up to `limit`."""
+
     async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
-        """Return a page of a job's log, at most `limit` lines. Raises JobNotFoundError."""
+        """Return a page of a job's log, at most `limit` lines.
+
+        A log that was pruned and goes on begins with its first line that is kept.
+        Raises JobNotFoundError, LogPrunedError.
+        """
 
     async def group_results(self, group: str, after: int, limit: int) -> list[JobRecord]:
         """Return finished jobs of a group in finishing order, after a finish number.
@@ -86,6 +102,19 @@ class JobStore(Protocol):
 
     async def totals(self) -> Totals:
         """Return counts over everything stored."""
+
+
+class RetentionStore(Protocol):
+    """What is kept no longer, a little at a time. Nothing that has not ended ever goes."""
+
+    async def prune_logs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
+        """Take away logs of jobs that ended so long ago, in one small commit."""
+
+    async def prune_jobs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
+        """Take away jobs that ended so long ago and whose logs are gone, in one small commit."""
+
+    async def forget_groups(self, groups: Collection[str]) -> None:
+        """Drop the counts of those groups that have no job any more."""
 
 
 class AttemptStore(Protocol):
@@ -182,7 +211,7 @@ class WorkerStore(Protocol):
         """Return all workers, oldest registration first."""
 
 
-class Store(JobStore, AttemptStore, WorkerStore, Protocol):
+class Store(JobStore, AttemptStore, WorkerStore, RetentionStore, Protocol):
     """Everything CORTEX keeps."""
 
     async def check_writable(self) -> None:

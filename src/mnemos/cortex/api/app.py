@@ -12,6 +12,7 @@ from ..errors import (
     ConflictError,
     CortexError,
     JobNotFoundError,
+    LogPrunedError,
     StorageUnavailableError,
     WorkerNotFoundError,
 )
@@ -20,6 +21,7 @@ from .context import ApiContext
 
 _STATUS_BY_ERROR: dict[type[CortexError], int] = {
     JobNotFoundError: 404,
+    LogPrunedError: 410,
     WorkerNotFoundError: 404,
     ConflictError: 409,
     StorageUnavailableError: 503,

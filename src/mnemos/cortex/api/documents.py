@@ -202,6 +202,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         404: "There is no such thing",
         409: "It is in another state than this needs",
+        410: "It is kept no longer",
         413: "The body is too large",
         422: "The body or a parameter is not valid",
         503: "Try again in a moment",

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "Events until the job's end"},
-        **documents.errors(404, 422, 503),
+        **documents.errors(404, 410, 422, 503),
     },
 )
 async def stream_job(
@@ -39,7 +39,8 @@ async def stream_job(
 ) -> StreamingResponse:
     """States and tokens from a sequence number on; `end` with the job closes the stream.
 
-    `Last-Event-ID: n` continues after event n, as browsers do by themselves.
+    `Last-Event-ID: n` continues after event n, as browsers do by themselves. Of a job that ended
+    long ago the log may be kept no longer (410); the job itself still has its result.
     """
     start = _after(last_event_id) if last_event_id else from_sequence
     await cortex.store.read_events(job_id, start, 1)

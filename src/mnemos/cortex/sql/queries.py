@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.dialects.sqlite import dialect as SqliteDialect
 
-from ..errors import JobNotFoundError
+from ..errors import JobNotFoundError, LogPrunedError
 from ..numbers import LaneCount, QueueNumbers, Totals
 from ..records import (
     AttemptRecord,
@@ -38,7 +38,7 @@ _FULL = _SLIM.add_columns(
     job_results.c.metrics,
 ).outerjoin(job_results, job_results.c.job_seq == jobs.c.seq)
 
-_FIND = "SELECT seq, status FROM jobs WHERE job_id = :job_id"
+_FIND = "SELECT seq, status, pruned_lines FROM jobs WHERE job_id = :job_id"
 _ATTEMPTS = """
 SELECT attempts.attempt, attempts.worker_id, attempts.started_at, attempts.ended_at,
     attempts.outcome, attempts.error_code, attempts.error
@@ -49,6 +49,7 @@ _EVENTS = """
 SELECT sequence, kind, data FROM job_events
 WHERE job_seq = :seq AND sequence >= :from_sequence ORDER BY sequence LIMIT :limit
 """
+_GOES_ON = "SELECT 1 FROM job_events WHERE job_seq = :seq AND sequence >= :first LIMIT 1"
 _TALLY = "SELECT name, value FROM tallies WHERE scope = :scope"
 _LANES = """
 SELECT tallies.scope, tallies.name, tallies.value FROM tallies
@@ -108,6 +109,7 @@ def list_jobs(connection: Connection, query: JobFilter) -> list[JobRecord]:
         jobs.c.worker_id: query.worker_id,
         jobs.c.group_name: query.group,
         jobs.c.job_type: query.job_type,
+        jobs.c.error_code: query.error_code,
     }
     for column, value in equal.items():
         if value is not None:
@@ -135,10 +137,15 @@ def _page(rows: Iterable[Row]) -> list[JobRecord]:
 
 
 def read_events(connection: Connection, job_id: str, from_sequence: int, limit: int) -> EventPage:
-    """Return a page of a job's log. Raises JobNotFoundError."""
+    """Return a page of a job's log. Raises JobNotFoundError, LogPrunedError."""
     job = connection.execute(_FIND, {"job_id": job_id}).fetchone()
     if job is None:
         raise JobNotFoundError(job_id)
+    first = job["pruned_lines"]
+    if from_sequence < first:
+        if connection.execute(_GOES_ON, {"seq": job["seq"], "first": first}).fetchone() is None:
+            raise LogPrunedError(job_id)
+        from_sequence = first
     wanted = {"seq": job["seq"], "from_sequence": from_sequence, "limit": limit}
     rows = connection.execute(_EVENTS, wanted)
     events: list[EventRecord] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random as random_module
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from ..records import (
     ChunkAck,
     Claimed,
     ClaimRequest,
+    DeadLetters,
     DesiredState,
     EventPage,
     GroupCounts,
@@ -26,7 +28,9 @@ from ..records import (
     JobFilter,
     JobRecord,
     NewJob,
+    PrunedStep,
     Reaped,
+    Redriven,
     RefVerdict,
     Registration,
     Release,
@@ -35,8 +39,8 @@ from ..records import (
     Submitted,
     WorkerRecord,
 )
-from . import attempts, claiming, fleet, queries, reaping, submitting, suspicion
-from .engine import Engine
+from . import attempts, claiming, fleet, pruning, queries, reaping, redriving, submitting, suspicion
+from .engine import Connection, Engine
 from .readers import Readers
 from .transaction import Transaction
 from .writer import Writer
@@ -132,8 +136,31 @@ class SqlStore:
         """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
         await self._writer.run(lambda tx: submitting.retry(tx, job_id), jobs=[job_id])
 
+    async def redrive(self, which: DeadLetters, after_seq: int, limit: int) -> Redriven:
+        """Queue ended jobs again, the oldest first, in one small commit."""
+
+        def find(db: Connection) -> tuple[DeadLetters, redriving.Found]:
+            before = which.finished_before
+            ended = replace(
+                which, finished_before=self._engine.now(db) if before is None else before
+            )
+            return ended, redriving.find(db, ended, after_seq, limit)
+
+        ended, found = await self._readers.run(find)
+        count = 0
+        if found.seqs:
+            count = await self._writer.run(
+                lambda tx: redriving.queue_again(tx, ended, found), jobs=found.job_ids
+            )
+        assert ended.finished_before is not None
+        return Redriven(count, found.seqs[-1] if found.seqs else None, ended.finished_before)
+
+    async def count_dead_letters(self, which: DeadLetters, limit: int) -> int:
+        """Count what redriving would queue again, up to `limit`."""
+        return await self._readers.run(lambda db: redriving.count(db, which, limit))
+
     async def read_events(self, job_id: str, from_sequence: int, limit: int) -> EventPage:
-        """Return a page of a job's log. Raises JobNotFoundError."""
+        """Return a page of a job's log. Raises JobNotFoundError, LogPrunedError."""
         return await self._readers.run(
             lambda db: queries.read_events(db, job_id, from_sequence, limit)
         )
@@ -153,6 +180,30 @@ class SqlStore:
     async def totals(self) -> Totals:
         """Return counts over everything stored."""
         return await self._readers.run(queries.totals)
+
+    # ------------------------------------------------ retention
+
+    async def prune_logs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
+        """Take away logs of jobs that ended so long ago, in one small commit."""
+        due = await self._readers.run(
+            lambda db: pruning.find_logs(db, self._engine.now(db) - kept_seconds, after_seq)
+        )
+        if not due.seqs:
+            return PrunedStep(0, due.next_seq)
+        return await self._writer.run(lambda tx: pruning.prune_logs(tx, due))
+
+    async def prune_jobs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
+        """Take away jobs that ended so long ago and whose logs are gone, in one small commit."""
+        due = await self._readers.run(
+            lambda db: pruning.find_jobs(db, self._engine.now(db) - kept_seconds, after_seq)
+        )
+        if not due.seqs:
+            return PrunedStep(0, due.next_seq)
+        return await self._writer.run(lambda tx: pruning.prune_jobs(tx, due))
+
+    async def forget_groups(self, groups: Collection[str]) -> None:
+        """Drop the counts of those groups that have no job any more."""
+        await self._writer.run(lambda tx: pruning.forget_groups(tx, groups))
 
     # ------------------------------------------------ attempts
 

@@ -13,16 +13,9 @@ from ..records import AttemptRef, NewJob, Submitted
 from ..state_machine import RETRYABLE_BY_HAND, JobState
 from .engine import LOCK
 from .lanes import Demands, lane_of
+from .redriving import retry_anew
 from .transaction import Row, Transaction
-from .transitions import (
-    JOB_COLUMNS,
-    find_job,
-    finish,
-    forget_past,
-    is_held,
-    note_created,
-    requeue,
-)
+from .transitions import JOB_COLUMNS, find_job, finish, is_held, note_created
 
 _BY_KEY = """
 SELECT job_id, status, request_hash FROM jobs WHERE idempotency_key = :key
@@ -201,5 +194,4 @@ def retry(tx: Transaction, job_id: str) -> None:
         raise JobNotFoundError(job_id)
     if JobState(job["status"]) not in RETRYABLE_BY_HAND:
         raise ConflictError(f"Job {job_id} cannot be retried: it is {job['status']}.")
-    forget_past(tx, job)
-    requeue(tx, job, delay_seconds=0, retries_used=0, message="retried by hand")
+    retry_anew(tx, job)

@@ -1,0 +1,183 @@
+"""What is kept no longer: logs of jobs that ended long ago, and in the end the jobs themselves.
+
+What may go is looked for beside the writer, which takes it away a little at a time. A log goes at
+once for its readers (`jobs.pruned_lines` says before which line nothing can be read), and line by
+line from the disk. It is found by its own key, a job by its status, so no other index is needed.
+Several replicas may do this at once: each passes over rows that another one holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from typing import Any
+
+from ..records import PrunedStep
+from ..state_machine import TERMINAL, Phase
+from .engine import LOCK_FREE, Connection
+from .places import Places
+from .transaction import Row, Transaction
+
+JOBS_PER_STEP = 200
+LINES_PER_STEP = 4000
+BYTES_PER_STEP = 16 * 1024 * 1024
+LOOKED_AT_PER_STEP = 1000
+ALL_LINES = 2**62
+
+_places = Places(JOBS_PER_STEP)
+
+# The smallest number greater than the last one, again and again: the cost is that of the jobs
+# which have a log, however long their logs are.
+_LOGGED = """
+WITH RECURSIVE logged (seq, number) AS (
+    SELECT MIN(job_seq), 1 FROM job_events WHERE job_seq > :after
+    UNION ALL
+    SELECT (SELECT MIN(job_seq) FROM job_events WHERE job_seq > logged.seq), number + 1
+    FROM logged WHERE logged.seq IS NOT NULL AND number < :limit
+)
+SELECT jobs.seq, jobs.submitted_at, jobs.finished_at,
+    (SELECT MIN(sequence) FROM job_events WHERE job_seq = jobs.seq) AS first_line,
+    (SELECT MAX(sequence) FROM job_events WHERE job_seq = jobs.seq) AS last_line
+FROM logged CROSS JOIN jobs WHERE jobs.seq = logged.seq ORDER BY logged.seq
+"""
+_ENDED = """
+SELECT seq, submitted_at, finished_at, size_bytes FROM jobs
+WHERE status = :status AND seq > :after ORDER BY seq LIMIT :limit
+"""
+_HOLD_LOGS = f"""
+SELECT seq FROM jobs WHERE seq IN ({_places.text}) AND finished_at <= :before
+ORDER BY seq {LOCK_FREE}
+"""  # noqa: S608  constants only
+_CLOSE_LOGS = f"""
+UPDATE jobs SET pruned_lines = (
+    SELECT MAX(sequence) + 1 FROM job_events WHERE job_seq = jobs.seq
+)
+WHERE seq IN ({_places.text}) AND pruned_lines < (
+    SELECT MAX(sequence) + 1 FROM job_events WHERE job_seq = jobs.seq
+)
+"""  # noqa: S608  constants only
+_DELETE_LINES = f"""
+DELETE FROM job_events WHERE job_seq IN ({_places.text}) AND sequence < :until
+"""  # noqa: S608  constants only
+_HOLD_JOBS = f"""
+SELECT seq, status, group_name FROM jobs
+WHERE seq IN ({_places.text}) AND finished_at <= :before
+    AND NOT EXISTS (SELECT 1 FROM job_events WHERE job_seq = jobs.seq)
+ORDER BY seq {LOCK_FREE}
+"""  # noqa: S608  constants only
+_DELETE_JOBS = f"""
+DELETE FROM jobs WHERE seq IN ({_places.text})
+"""  # noqa: S608  constants only
+_FORGET_GROUP = f"""
+DELETE FROM tallies WHERE scope = :scope AND name IN (
+    SELECT name FROM tallies WHERE scope = :scope AND value = 0 {LOCK_FREE}
+) AND value = 0
+"""  # noqa: S608  constants only
+_REOPEN_LOG = """
+INSERT INTO job_events (job_seq, sequence, kind, data, at)
+SELECT seq, pruned_lines, 'restart', :data, :now FROM jobs
+WHERE seq = :seq AND pruned_lines > 0 AND NOT EXISTS (
+    SELECT 1 FROM job_events WHERE job_seq = :seq AND sequence >= pruned_lines
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What may go in one step, and where to look on afterwards: None when all was looked at."""
+
+    seqs: Sequence[int]
+    before: float
+    """They ended by then."""
+    until_line: int = ALL_LINES
+    next_seq: int | None = None
+
+
+def find_logs(connection: Connection, before: float, after_seq: int) -> Due:
+    """Return jobs that ended `before` and have a log, and up to which line it may go."""
+    rows = connection.execute(_LOGGED, {"after": after_seq, "limit": LOOKED_AT_PER_STEP})
+    seqs: list[int] = []
+    room = LINES_PER_STEP
+    position, looked_at = after_seq, 0
+    for row in rows.fetchall():
+        looked_at += 1
+        if row["submitted_at"] > before:
+            return Due(seqs, before)  # whatever comes behind it was submitted later
+        if row["finished_at"] is not None and row["finished_at"] <= before:
+            lines = row["last_line"] - row["first_line"] + 1
+            if lines > room and not seqs:
+                return Due([row["seq"]], before, row["first_line"] + room, position)
+            if lines > room or len(seqs) == JOBS_PER_STEP:
+                return Due(seqs, before, next_seq=position)
+            seqs.append(row["seq"])
+            room -= lines
+        position = row["seq"]
+    return Due(seqs, before, next_seq=position if looked_at == LOOKED_AT_PER_STEP else None)
+
+
+def prune_logs(tx: Transaction, due: Due) -> PrunedStep:
+    """Close the logs that were found and are still due, and take their lines away."""
+    held = _numbers(tx.all(_HOLD_LOGS, {**_places.fill(due.seqs), "before": due.before}))
+    if held:
+        places = _places.fill(held)
+        tx.run(_CLOSE_LOGS, places)
+        tx.run(_DELETE_LINES, {**places, "until": due.until_line})
+    return PrunedStep(jobs=len(held), next_seq=due.next_seq)
+
+
+def find_jobs(connection: Connection, before: float, after_seq: int) -> Due:
+    """Return jobs that ended `before`."""
+    lists: list[list[tuple[int, Any]]] = []
+    for state in TERMINAL:
+        told = {"status": state.value, "after": after_seq, "limit": LOOKED_AT_PER_STEP}
+        rows = connection.execute(_ENDED, told).fetchall()
+        lists.append([(row["seq"], row) for row in rows])
+    seqs: list[int] = []
+    room = BYTES_PER_STEP
+    position, looked_at = after_seq, 0
+    ended = merge(*lists, key=lambda one: one[0])
+    for seq, row in islice(ended, LOOKED_AT_PER_STEP):
+        looked_at += 1
+        if row["submitted_at"] > before:
+            return Due(seqs, before)
+        if row["finished_at"] <= before:
+            if len(seqs) == JOBS_PER_STEP or (seqs and row["size_bytes"] > room):
+                return Due(seqs, before, next_seq=position)
+            seqs.append(seq)
+            room -= row["size_bytes"]
+        position = seq
+    return Due(seqs, before, next_seq=position if looked_at == LOOKED_AT_PER_STEP else None)
+
+
+def prune_jobs(tx: Transaction, due: Due) -> PrunedStep:
+    """Take away the jobs that were found, are still due and have no log any more."""
+    held = tx.all(_HOLD_JOBS, {**_places.fill(due.seqs), "before": due.before})
+    groups: set[str] = set()
+    for job in held:
+        tx.count("status", job["status"], -1)
+        if job["group_name"] is not None:
+            tx.count(f"group/{job['group_name']}", Phase.FINISHED.value, -1)
+            groups.add(job["group_name"])
+    if held:
+        tx.run(_DELETE_JOBS, _places.fill(_numbers(held)))
+    return PrunedStep(jobs=len(held), next_seq=due.next_seq, groups=groups)
+
+
+def forget_groups(tx: Transaction, groups: Collection[str]) -> None:
+    """Drop the counts of groups that have no job any more."""
+    for group in sorted(groups):
+        tx.run(_FORGET_GROUP, {"scope": f"group/{group}"})
+
+
+def reopen_log(tx: Transaction, job: Row) -> None:
+    """Before a job goes on whose log is gone: its next line says that what came before is void."""
+    reason = "the log before this is kept no longer"
+    data = json.dumps({"attempt": job["attempt"] + 1, "reason": reason}, separators=(",", ":"))
+    tx.run(_REOPEN_LOG, {"seq": job["seq"], "data": data, "now": tx.now})
+
+
+def _numbers(rows: Sequence[Row]) -> list[int]:
+    return [row["seq"] for row in rows]
