@@ -98,6 +98,7 @@ jobs = Table(
     Column("row_count", Integer, nullable=False, server_default="0"),
     Column("void_attempts", Integer, nullable=False, server_default="0"),
     Column("pruned_lines", LONG, nullable=False, server_default="0"),
+    Column("next_event", LONG, nullable=False, server_default="0"),
     _partial("jobs_queue", "queued", "lane_id", text("priority DESC"), "seq"),
     _partial("jobs_delayed", "delayed", "available_at"),
     _partial("jobs_pending", "status = 'pending'", "seq"),
