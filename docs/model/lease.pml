@@ -2,19 +2,23 @@
  * that loses, repeats, delays and reorders, a CORTEX that crashes, and a submitter who cancels.
  *
  * What must hold is asserted where it could break:
- *   - at most one attempt's result is ever accepted, and never that of an older attempt;
+ *   - at most one attempt's result is ever accepted, and never that of an older attempt; one that
+ *     was given up because its lease ran out still counts while nobody has begun the job since;
  *   - no token is lost, none comes twice, and each comes from the attempt that held the job;
  *   - a job that ended stays as it ended; one whose cancellation was accepted never completes.
  *
  * Each macro below takes one rule away; spin must then find a trace that breaks an assertion.
  *   NO_RESULT_FENCE    a result counts whoever sends it
  *   NO_TOKEN_FENCE     tokens count whoever sends them
+ *   LATE_ANY           an attempt that was given up counts although another has begun since
  *   NO_SEQUENCE        tokens are appended in whatever order they come
  *   NO_NEW_ATTEMPT     a claim does not count the attempt up
  *   NO_CANCEL_CHECK    a result does not look whether the job shall stop
  *   NO_END_CHECK       a job that ended can be claimed again
  *   EARLY_ACK          a call is answered before it is durable
  *   RESULT_BEFORE_TOKENS  a worker reports before all its tokens are acknowledged
+ *
+ * CLAIM_NEVER_LATE asserts that no attempt that was given up ever counts; spin must refute it.
  */
 
 #ifndef WORKERS
@@ -38,6 +42,7 @@ typedef Job {
     byte next_chunk;
     byte length;
     bool stop_wanted;
+    bool lost;              /* pending, because the holder's lease ran out */
 };
 Job job, saved;
 byte accepted;              /* results that counted */
@@ -50,7 +55,8 @@ chan late = [2] of { mtype, byte, byte, byte, byte };
 
 inline copy(from, to) {
     to.state = from.state; to.attempt = from.attempt; to.holder = from.holder;
-    to.next_chunk = from.next_chunk; to.length = from.length; to.stop_wanted = from.stop_wanted
+    to.next_chunk = from.next_chunk; to.length = from.length; to.stop_wanted = from.stop_wanted;
+    to.lost = from.lost
 }
 
 inline commit() {
@@ -62,18 +68,26 @@ inline commit() {
 }
 
 #define HOLDS(w, a) (job.state == held && job.holder == w && job.attempt == a)
+#define IS_LOST(w, a) (job.state == pending && job.lost && job.holder == w && job.attempt == a)
 #define ENDED(s) (s == done || s == cancelled || s == failed)
+
+/* Given up, but nobody has begun the job since. */
+#ifdef LATE_ANY
+#define MAY_BE_LATE(w, a) (job.state == pending)
+#else
+#define MAY_BE_LATE(w, a) IS_LOST(w, a)
+#endif
 
 #ifdef NO_RESULT_FENCE
 #define RESULT_COUNTS(w, a) (job.state == held)
 #else
-#define RESULT_COUNTS(w, a) HOLDS(w, a)
+#define RESULT_COUNTS(w, a) (HOLDS(w, a) || MAY_BE_LATE(w, a))
 #endif
 
 #ifdef NO_TOKEN_FENCE
 #define TOKEN_COUNTS(w, a) (job.state == held)
 #else
-#define TOKEN_COUNTS(w, a) HOLDS(w, a)
+#define TOKEN_COUNTS(w, a) (HOLDS(w, a) || MAY_BE_LATE(w, a))
 #endif
 
 #ifdef NO_SEQUENCE
@@ -91,6 +105,9 @@ inline append(a, place) {
 
 inline end_with_result(a) {
     assert(a == newest);
+#ifdef CLAIM_NEVER_LATE
+    assert(job.state == held);
+#endif
     if
 #ifndef NO_CANCEL_CHECK
     :: job.stop_wanted -> job.state = cancelled
@@ -106,23 +123,23 @@ inline end_with_result(a) {
     fi
 }
 
-inline give_up() {
+inline give_up(is_lost) {
     if
     :: job.stop_wanted -> job.state = cancelled
     :: else -> if
-        :: job.attempt < ATTEMPTS -> job.state = pending
+        :: job.attempt < ATTEMPTS -> job.state = pending; job.lost = is_lost
         :: else -> job.state = failed
         fi
     fi
 }
 
-/* CORTEX obeys one call, and commits. `fresh` tells the caller whether it still holds the job. */
+/* CORTEX obeys one call, and commits. `fresh` tells the caller whether what it says still counts. */
 inline obey(kind, w, a, seq, place, fresh) {
-    fresh = HOLDS(w, a);
+    fresh = (HOLDS(w, a) || IS_LOST(w, a));
     if
     :: kind == token && TOKEN_COUNTS(w, a) && IS_NEXT(seq) -> append(a, place)
     :: kind == result && RESULT_COUNTS(w, a) -> end_with_result(a)
-    :: kind == release && HOLDS(w, a) -> give_up()
+    :: kind == release && HOLDS(w, a) -> give_up(false)
     :: else -> skip
     fi;
     commit()
@@ -146,7 +163,7 @@ idle:
         job.attempt++;
 #endif
         newest++;
-        job.holder = me; job.next_chunk = 0;
+        job.holder = me; job.next_chunk = 0; job.lost = false;
         attempt = job.attempt; start = job.length; sent = 0;
         commit()
     }
@@ -196,7 +213,7 @@ proctype Net() {
 /* A lease may run out whenever the job is held. */
 proctype Reaper() {
     do
-    :: atomic { job.state == held -> give_up(); commit() }
+    :: atomic { job.state == held -> give_up(true); commit() }
     od
 }
 

@@ -22,7 +22,7 @@ from mnemos.cortex.state_machine import (
 )
 
 ALLOWED = {
-    "pending": "acquired cancelled",
+    "pending": "acquired completed cancelled",
     "acquired": ("loading_model executing streaming completed failed cancelled timeout pending"),
     "loading_model": "executing streaming completed failed cancelled timeout pending",
     "executing": "streaming completed failed cancelled timeout pending",
