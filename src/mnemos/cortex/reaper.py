@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 
 import structlog
@@ -11,6 +12,9 @@ from .errors import StorageUnavailableError
 from .notifier import DELAYED_TOPIC, Notifier
 from .records import Reaped
 from .store import AttemptStore
+
+ROUNDING_SECONDS = 0.02
+"""More than clocks and timers differ in a few seconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,15 +28,26 @@ class LeaseReaper:
     def __init__(self, store: AttemptStore, *, interval_seconds: float) -> None:
         self._store = store
         self._interval_seconds = interval_seconds
+        self._due = asyncio.Event()
+
+    def expire_in(self, seconds: float) -> None:
+        """Look again in `seconds`, if not before: leases were shortened to that."""
+        asyncio.get_running_loop().call_later(seconds + ROUNDING_SECONDS, self._due.set)
 
     async def run(self) -> None:
         """Look again and again, until cancelled. A store that fails is asked again later."""
         while True:
-            await asyncio.sleep(self._interval_seconds)
+            await self._pause()
             try:
                 await self.run_once()
             except StorageUnavailableError as error:
                 _log.warning("reaper.storage_unavailable", error=error.message)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval_seconds):
+                await self._due.wait()
+        self._due.clear()
 
     async def run_once(self) -> Reaped:
         """End everything that is overdue now."""

@@ -22,6 +22,7 @@ from .notifier import LocalNotifier
 from .reaper import DelayedJobPromoter, LeaseReaper
 from .settings import CortexSettings
 from .sql.choice import open_store
+from .suspicion import Suspector
 from .telemetry import CortexMetrics
 
 GRPC_GRACE_SECONDS = 1.0
@@ -49,6 +50,11 @@ class CortexServer:
         interval = min(1.0, settings.lease_seconds / 5)
         self.reaper = LeaseReaper(self.store, interval_seconds=interval)
         self.promoter = DelayedJobPromoter(self.store, self.notifier)
+        self.suspector = Suspector(
+            self.store,
+            seconds=settings.suspicion_seconds,
+            expire_in=self.reaper.expire_in,
+        )
         self.http_port = 0
         self.grpc_port = 0
 
@@ -96,7 +102,9 @@ class CortexServer:
         )
         self.http_port = http.bind()
         stack.callback(http.close)
-        service = CortexService(self.store, self.notifier, lease_seconds=settings.lease_seconds)
+        service = CortexService(
+            self.store, self.notifier, self.suspector, lease_seconds=settings.lease_seconds
+        )
         grpc = GrpcServer(
             service, settings.grpc_host, settings.grpc_port, setting="CORTEX_GRPC_PORT"
         )
@@ -106,12 +114,14 @@ class CortexServer:
         await grpc.start()
         tasks.start(self.reaper.run(), "cortex-reaper")
         tasks.start(self.promoter.run(), "cortex-promoter")
+        tasks.start(self.suspector.run(), "cortex-suspector")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(
             grpc.stop, min(GRPC_GRACE_SECONDS, settings.shutdown_grace_seconds)
         )
         stack.callback(self.notifier.close)
+        stack.callback(self.suspector.close)
         await http.wait_ready()
 
 

@@ -27,6 +27,8 @@ class CortexSettings(BaseSettings):
     genome_url: str | None = None
     """Where models are looked up at submission; without it, jobs must name version and runtime."""
     lease_seconds: float = Field(default=15.0, ge=0.2, le=3600)
+    suspect_seconds: float | None = Field(default=None, ge=0, le=3600)
+    """How long a worker whose stream broke has to renew; 0: a lease; None: a fifth, 1 to 3 s."""
     heartbeat_timeout_seconds: float = Field(default=90.0, gt=0)
     """A worker not heard for this long is shown as lost."""
     worker_retention_seconds: float = Field(default=86_400.0, gt=0)
@@ -45,6 +47,13 @@ class CortexSettings(BaseSettings):
         if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
         return url
+
+    @property
+    def suspicion_seconds(self) -> float:
+        """How long a worker whose stream broke has to renew; 0 where none is suspected."""
+        if self.suspect_seconds is None:
+            return min(3.0, max(1.0, self.lease_seconds / 5))
+        return self.suspect_seconds
 
     @property
     def exposed_hosts(self) -> list[str]:

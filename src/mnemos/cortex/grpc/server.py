@@ -12,13 +12,16 @@ from .service import CortexService
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MIN_PING_INTERVAL_MS = 10_000
+KEEPALIVE_MS = 5_000
+"""A connection on which nothing comes is tried after so long, and given up after as long again."""
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a busy port is an error, not a second listener
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS),  # else a minute, where it sent one by itself
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),

@@ -21,6 +21,7 @@ from ..ids import new_id
 from ..notifier import Notifier, runtime_topic, worker_topic
 from ..records import ClaimRequest, LeasedJob
 from ..store import AttemptStore, WorkerStore
+from ..suspicion import Suspector
 from . import incoming, outgoing
 
 MAX_WAIT_SECONDS = 30.0
@@ -73,10 +74,16 @@ class CortexService(rpc.CortexServiceServicer):
     """CortexService of cortex.proto."""
 
     def __init__(
-        self, store: WorkerFacingStore, notifier: Notifier, *, lease_seconds: float
+        self,
+        store: WorkerFacingStore,
+        notifier: Notifier,
+        suspector: Suspector,
+        *,
+        lease_seconds: float,
     ) -> None:
         self._store = store
         self._notifier = notifier
+        self._suspector = suspector
         self._lease_seconds = lease_seconds
         self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -217,8 +224,12 @@ class CortexService(rpc.CortexServiceServicer):
         worker_id = request.worker_id
         delivered: set[str] = set()
         try:
-            with self._notifier.subscribe(worker_topic(worker_id)) as ear:
+            with (
+                self._suspector.watching(worker_id, request.instance_id) as stream,
+                self._notifier.subscribe(worker_topic(worker_id)) as ear,
+            ):
                 actions = await self._store.open_actions(worker_id)
+                await self._suspector.note(stream)
                 yield pb.WatchActionsResponse()
                 while not self._notifier.closed:
                     for action in actions:
