@@ -230,7 +230,6 @@ class NEURONWorker:
     async def _stop_everything(self, parts: WorkerParts) -> None:
         """End every loop and engine, whatever state they are in, and say goodbye to CORTEX."""
         await parts.poller.cancel()
-        await parts.listener.stop()
         await self._keep_undelivered(parts)
         await parts.executor.stop()
         await parts.leftovers.stop()
@@ -240,7 +239,9 @@ class NEURONWorker:
             await service.stop()
         await parts.heartbeat.stop()
         await parts.neighbours.stop()
+        parts.listener.expect_goodbye()
         await self._deregister(parts)
+        await parts.listener.stop()  # not before the goodbye, or CORTEX would suspect a crash
         await self._close_outbox(parts)
         await parts.engines.stop()
         await parts.monitor.stop()

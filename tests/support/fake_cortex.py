@@ -68,14 +68,17 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         self.actions: list[pb.Action] = []
         self.acknowledged_actions: list[str] = []
         self.renewals: list[pb.RenewLeasesRequest] = []
+        self.watches: list[pb.WatchActionsRequest] = []
         self.token_streams = 0
         # Switches
         self.late_jobs: list[str] = []
         self.refuse_renewals = False
+        self.refuse_watches = False
         self.refuse_reports = 0
         self.refuse_tokens = False
         self.lose_report_answers = 0
         self.lose_acquire_answers = 0
+        self.watch_cuts = 0
         self.cut_token_stream_after: int | None = None
         self.hold_acks = False
         self._changed = asyncio.Event()
@@ -215,9 +218,14 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
         self, request: pb.WatchActionsRequest, context: Context
     ) -> AsyncIterator[pb.WatchActionsResponse]:
         await self._known(request.worker_id, context)
+        if self.refuse_watches:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no streams today")
+        self.watches.append(request)
+        cuts = self.watch_cuts
         yield pb.WatchActionsResponse()
         sent: set[str] = set()
-        while True:
+        while cuts == self.watch_cuts:
+            await self._known(request.worker_id, context)
             for action in self._open_actions():
                 if action.action_id not in sent:
                     sent.add(action.action_id)

@@ -41,8 +41,9 @@ REPLACED_WORKER_PREFIX = "worker_replaced:"
 _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -244,7 +245,9 @@ class CortexClient:
 
         Ends or raises when the stream breaks; the caller opens the next one.
         """
-        call = self.stub.WatchActions(pb.WatchActionsRequest(worker_id=worker_id))
+        call = self.stub.WatchActions(
+            pb.WatchActionsRequest(worker_id=worker_id, instance_id=self.instance_id)
+        )
         try:
             async for message in call:
                 if not message.HasField("action"):

@@ -32,6 +32,14 @@ class ActionHandler(Protocol):
     def handle(self, action: Action) -> None: ...
 
 
+class StreamObserver(Protocol):
+    """Who must know whether CORTEX can see that this worker lives."""
+
+    def stream_opened(self) -> None: ...
+
+    def stream_broken(self) -> None: ...
+
+
 class ActionInbox:
     """Hands each action to the handler once, and remembers which CORTEX must hear of as done."""
 
@@ -78,26 +86,53 @@ class ActionListener(Service):
 
     name: ClassVar[str] = "action_listener"
 
-    def __init__(self, client: WatchingClient, registrar: Registrar, inbox: ActionInbox) -> None:
+    def __init__(
+        self,
+        client: WatchingClient,
+        registrar: Registrar,
+        inbox: ActionInbox,
+        observer: StreamObserver | None = None,
+    ) -> None:
         super().__init__()
+        self._observer = observer
+        self._is_open = False
+        self._leaving = False
         self._client = client
         self._registrar = registrar
         self._inbox = inbox
 
+    def expect_goodbye(self) -> None:
+        """The worker leaves: when its stream ends now, open no other and register no more."""
+        self._leaving = True
+
     async def run(self) -> None:
         """Listen until cancelled."""
         backoff = Backoff(initial=0.1, maximum=3.0)
-        while True:
+        while not self._leaving:
             try:
                 await self._listen(backoff)
             except WorkerUnknownError:
-                await self._registrar.register_again()
+                if not self._leaving:
+                    await self._registrar.register_again()
             except NeuronError as error:
                 logger.debug("action_stream_broken", error=error.message)
+            self._note(is_open=False)
             await asyncio.sleep(backoff.next_delay())
 
     async def _listen(self, backoff: Backoff) -> None:
         async for action in self._client.watch_actions(self._registrar.worker_id):
             backoff.reset()
+            self._note(is_open=True)
             if action is not None:
                 self._inbox.receive(action)
+
+    def _note(self, *, is_open: bool) -> None:
+        if is_open == self._is_open:
+            return
+        self._is_open = is_open
+        if self._observer is None:
+            return
+        if is_open:
+            self._observer.stream_opened()
+        else:
+            self._observer.stream_broken()

@@ -224,7 +224,7 @@ def assemble(
         inbox=inbox,
         heartbeat=heartbeat,
         notices=spot_notices(settings, handler),
-        listener=ActionListener(cortex, registrar, inbox),
+        listener=ActionListener(cortex, registrar, inbox, observer=leases),
     )
 
 

@@ -22,6 +22,8 @@ logger = structlog.get_logger(__name__)
 SAFETY_SHARE = 0.1
 """The part of a lease that is given up, so that a job is stopped before it ends at CORTEX."""
 RENEWALS_PER_LEASE = 3
+HURRIED_SECONDS = 0.5
+"""Between renewals while CORTEX may suspect this worker, which leaves it a second at least."""
 
 
 class LeaseLoss(StrEnum):
@@ -90,7 +92,13 @@ class Lease:
 
 
 class LeaseKeeper(Service):
-    """Renews every lease held, in one call, every third of a lease; a new one besides at once."""
+    """Renews every lease held, in one call, every third of a lease; a new one besides at once.
+
+    While the action stream is broken CORTEX may shorten the leases to a few seconds, and does not
+    say so: until the next stream stands they are renewed all the time, and then once more. Of a
+    lease that ended all the same the next renewal's answer tells, and until then the local timers
+    are as they were; fencing keeps what the job does meanwhile from counting.
+    """
 
     name: ClassVar[str] = "lease_keeper"
 
@@ -105,6 +113,8 @@ class LeaseKeeper(Service):
         self._new_lease = asyncio.Event()
         self._interval = registrar.lease_seconds / RENEWALS_PER_LEASE
         self._all_due_at = 0.0
+        self._suspected = False
+        self._poked = False
 
     @property
     def refs(self) -> list[AttemptRef]:
@@ -130,6 +140,21 @@ class LeaseKeeper(Service):
         if lease := self._leases.get(ref):
             lease.lose(loss)
 
+    def stream_broken(self) -> None:
+        """Renew everything at once and often: CORTEX may take this worker for dead."""
+        self._suspected = True
+        self._poke()
+
+    def stream_opened(self) -> None:
+        """Renew everything once more: what broke before can no longer shorten a lease."""
+        if self._suspected:
+            self._suspected = False
+            self._poke()
+
+    def _poke(self) -> None:
+        self._poked = True
+        self._new_lease.set()
+
     async def run(self) -> None:
         """Renew until cancelled."""
         backoff = Backoff(initial=0.1, maximum=1.0)
@@ -154,12 +179,16 @@ class LeaseKeeper(Service):
 
     async def run_once(self) -> None:
         """Renew what is due, in one call: new leases, or all when their time has come."""
+        if self._poked:
+            self._poked = False
+            self._all_due_at = 0.0
         asked_at = asyncio.get_running_loop().time()
         all_due = asked_at >= self._all_due_at
         refs = [ref for ref, lease in self._leases.items() if lease.wants_renewal(all_due=all_due)]
         if refs:
             await self._renew(refs, asked_at)
-        next_round = asked_at + self._interval
+        hurried = min(self._interval, HURRIED_SECONDS)
+        next_round = asked_at + (hurried if self._suspected else self._interval)
         self._all_due_at = next_round if all_due else min(self._all_due_at, next_round)
 
     async def _renew(self, refs: list[AttemptRef], asked_at: float) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fake_cortex import FakeCortex
 from fake_engine import FakeEngines
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.services.lease_keeper import HURRIED_SECONDS
 from neuron.worker import NEURONWorker
 
 StartWorker = Callable[..., AbstractAsyncContextManager[NEURONWorker]]
@@ -106,3 +109,67 @@ async def test_leases_that_cortex_makes_shorter_are_renewed_sooner(
         await cortex.until(lambda: first.state == second.state == "done")
 
     assert not first.released + second.released
+
+
+def renewals_of(cortex: FakeCortex, job_id: str) -> int:
+    return sum(job_id in {ref.job_id for ref in renewal.jobs} for renewal in cortex.renewals)
+
+
+async def test_a_worker_whose_stream_breaks_renews_all_the_time_until_the_next_one_stands(
+    cortex: FakeCortex, start_worker: StartWorker, engines: FakeEngines
+) -> None:
+    """Leases of a minute, which the worker would renew every 20 s, while CORTEX suspects it."""
+    cortex.lease_seconds = 60
+    async with start_worker() as worker:
+        job = cortex.submit("job_1", "wait")
+        await cortex.until(lambda: "executing" in job.statuses and bool(cortex.watches))
+        assert cortex.watches[0].instance_id == cortex.registrations[0].instance_id
+        before = renewals_of(cortex, "job_1")
+        cortex.refuse_watches = True
+        cortex.watch_cuts += 1
+        await cortex.until(lambda: renewals_of(cortex, "job_1") >= before + 3, seconds=5)
+
+        cortex.refuse_watches = False
+        cortex.refuse_renewals = True
+        await cortex.until(lambda: len(cortex.watches) == 2)
+        before = renewals_of(cortex, "job_1")
+        cortex.refuse_renewals = False
+        await cortex.until(lambda: renewals_of(cortex, "job_1") == before + 1, seconds=5)
+        calm = asyncio.get_running_loop().time() + 2 * HURRIED_SECONDS
+        await cortex.until(lambda: asyncio.get_running_loop().time() > calm)
+        assert renewals_of(cortex, "job_1") == before + 1, "it still hurries"
+        engines.go.set()
+        await cortex.until(lambda: job.state == "done")
+        assert worker.view.info()["worker_id"]
+
+    assert job.attempt == 1
+    assert len(cortex.registrations) == 1, "it registered after its goodbye"
+
+
+async def test_the_stream_of_actions_stands_until_the_goodbye(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    order: list[str] = []
+    watch, goodbye = cortex.WatchActions, cortex.DeregisterWorker
+
+    async def watched(request: Any, context: Any) -> Any:
+        try:
+            async for message in watch(request, context):
+                yield message
+        finally:
+            order.append("stream")
+
+    async def left(request: Any, context: Any) -> Any:
+        order.append("goodbye")
+        return await goodbye(request, context)
+
+    cortex.WatchActions = watched  # type: ignore[method-assign]  # the same, observed
+    cortex.DeregisterWorker = left  # type: ignore[method-assign]  # the same, observed
+    await cortex.down()
+    await cortex.up()
+    async with start_worker():
+        await cortex.until(lambda: bool(cortex.watches))
+    await cortex.until(lambda: len(order) == 2)
+
+    assert order == ["goodbye", "stream"]
+    assert len(cortex.registrations) == 1
