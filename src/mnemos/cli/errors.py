@@ -118,6 +118,7 @@ _BY_STATUS: dict[int, type[CliError]] = {
     404: NotFound,
     408: TimedOut,
     409: Conflict,
+    410: NotFound,
     413: UsageFault,
     422: UsageFault,
     502: Unreachable,

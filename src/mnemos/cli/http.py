@@ -187,6 +187,10 @@ class CortexClient(ServiceClient):
         """`cancel` or `retry` a job."""
         return await self._object("POST", f"/api/v1/jobs/{_segment(job_id)}/{action}")
 
+    async def redrive(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue dead letters again for some seconds; `next_cursor` says that there are more."""
+        return await self._object("POST", "/api/v1/jobs/redrive", body=wanted)
+
     def job_events(
         self, job_id: str, last_event_id: str | None = None
     ) -> AsyncIterator[ServerEvent]:

@@ -35,7 +35,7 @@ JOB_COLUMNS = [
     Column("ran", run_time, right=True),
     Column("attempt", lambda row: row["attempt"], right=True),
     Column("worker", lambda row: row.get("worker_id")),
-    Column("why", lambda row: shorten((row.get("error") or {}).get("message") or "", 60)),
+    Column("why", lambda row: shorten(_why_ended(row), 60)),
 ]
 
 
@@ -141,6 +141,11 @@ def _scores(job: Mapping[str, Any]) -> str:
         f"{name} {value:.4g}" for name, value in told.items() if isinstance(value, float)
     )
     return f"{values} over {scored} rows" if values else ""
+
+
+def _why_ended(job: Mapping[str, Any]) -> str:
+    error = job.get("error") or {}
+    return _why(error.get("code"), error.get("message"))
 
 
 def _why(code: str | None, message: str | None) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
-from .errors import CliError, ExitCode, TimedOut, Unreachable
+from .errors import CliError, ExitCode, NotFound, TimedOut, Unreachable
 from .http import CortexClient
 from .output import note
 
 RECONNECT_SECONDS = 0.5
 GIVE_UP_SECONDS = 120.0
 SAME_STATE_SECONDS = 3.0
+
+LOG_PRUNED = "log_pruned"
 
 _EXIT_BY_STATUS = {
     "completed": ExitCode.OK,
@@ -128,6 +130,12 @@ async def follow(cortex: CortexClient, job_id: str, listener: Listener) -> dict[
                 note(f"\n{error.message} Waiting for it; the job goes on.")
             elif now - gone_since > GIVE_UP_SECONDS:
                 raise
+        except NotFound as error:
+            if error.code != LOG_PRUNED:
+                raise
+            job = await cortex.job(job_id)
+            if job["finished_at"]:
+                return job
         await asyncio.sleep(RECONNECT_SECONDS)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..durations import moment_option
 from ..errors import ExitCode
 from ..job_bodies import METRICS, job_body
 from ..job_views import JOB_COLUMNS, print_job, print_result
@@ -29,6 +31,7 @@ STATUSES = (
     "cancelled",
     "timeout",
 )
+DEAD_STATUSES = ("failed", "timeout", "cancelled")
 JOB_TYPES = ("inference", "batch_inference", "evaluation", "training", "fine_tuning")
 
 
@@ -135,6 +138,7 @@ def submit_job(stream: bool, wait: bool, cortex_url: str, output: Format, **give
 @click.option("--worker", "worker_id", help="Only those in this worker's hands.")
 @click.option("--group", help="Only this group's.")
 @click.option("--job-type", type=click.Choice(JOB_TYPES), help="Only those of this type.")
+@click.option("--error-code", help="Only those that ended with this code, as engine_crashed.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 100_000),
@@ -159,6 +163,7 @@ def list_jobs(
     Examples
       mnemos jobs list
       mnemos jobs list --status failed --status timeout
+      mnemos jobs list --error-code engine_crashed
       mnemos jobs list --model smollm2 --all -o jsonl
     """
     from ..http import CortexClient, run_async
@@ -292,3 +297,92 @@ def _add_action(action: str, done: str, purpose: str) -> None:
 
 _add_action("cancel", "told to stop", "Stop jobs, waiting or running.")
 _add_action("retry", "queued again", "Queue failed, timed out or cancelled jobs again.")
+
+
+@jobs.command("redrive")
+@click.option(
+    "--status",
+    type=click.Choice(DEAD_STATUSES),
+    multiple=True,
+    default=("failed",),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option("--model", metavar="FAMILY[:VERSION]", help="Only this model's.")
+@click.option("--group", help="Only this group's.")
+@click.option("--error-code", help="Only those that ended with this code, as engine_crashed.")
+@click.option(
+    "--since",
+    "finished_after",
+    callback=moment_option,
+    metavar="TIME",
+    help="Only those that ended since then: 2h ago, or a date.",
+)
+@click.option(
+    "--until",
+    "finished_before",
+    callback=moment_option,
+    metavar="TIME",
+    help="Only those that had ended by then.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000_000), help="How many at most.  [default: all]"
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many they are.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; nobody is asked without a terminal.")
+@output_option()
+@cortex_option()
+def redrive_jobs(
+    dry_run: bool,
+    yes: bool,
+    limit: int | None,
+    output: Format,
+    cortex_url: str,
+    **filters: Any,
+) -> None:
+    """Queue dead letters again: all ended jobs that fit, as `jobs retry` does with one.
+
+    A job that fails anew meanwhile is left alone. Run again, it finds only those.
+
+    \b
+    Examples
+      mnemos jobs redrive --error-code engine_crashed --dry-run
+      mnemos jobs redrive --error-code engine_crashed --model llama --since 2h
+      mnemos jobs redrive --status failed --status timeout --group g --yes
+    """
+    from ..http import run_async
+    from ..redriving import count, redrive
+
+    wanted = {**filters, "status": list(filters["status"]), "limit": limit}
+    body = {name: _plain(value) for name, value in wanted.items() if value is not None}
+    fitting = run_async(count(cortex_url, body))
+    if not dry_run and fitting:
+        _ask(f"Queue {_jobs(fitting)} again?", yes)
+        fitting = run_async(redrive(cortex_url, body, fitting))
+    if output is not Format.TABLE:
+        emit_record({"jobs": fitting, "dry_run": dry_run}, output)
+    elif not fitting:
+        note("No job fits.")
+    else:
+        note(f"{_jobs(fitting)} {'would be queued' if dry_run else 'queued'} again.")
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
+def _ask(question: str, yes: bool) -> None:
+    """Ask on a terminal; a script has said what it wants."""
+    if not yes and stdin_is_a_terminal():
+        click.confirm(question, abort=True, err=True)
+
+
+def stdin_is_a_terminal() -> bool:
+    """Whether somebody can be asked."""
+    import sys
+
+    return sys.stdin.isatty()

@@ -86,17 +86,16 @@ async def _redrive(cortex: ApiContext, which: DeadLetters, after: int, limit: in
     clock = asyncio.get_running_loop().time
     end = clock() + BUDGET_SECONDS
     done = 0
-    while done < limit:
+    while True:
         began = clock()
         step = await cortex.store.redrive(which, after, limit - done)
         done += step.jobs
-        if step.next_seq is None:
-            break
+        if step.next_seq is None or done == limit:
+            return _answer(done)
         which, after = replace(which, finished_before=step.finished_before), step.next_seq
         if clock() > end:
             return _answer(done, next_cursor=_write_cursor(step.finished_before, after))
         await asyncio.sleep(clock() - began)
-    return _answer(done)
 
 
 def _answer(jobs: int, *, dry_run: bool = False, next_cursor: str | None = None) -> Response:
