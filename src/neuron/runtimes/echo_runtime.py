@@ -78,6 +78,7 @@ class _Echo:
 
     def __init__(self, job_input: JobInput, done: int) -> None:
         _check(job_input)
+        self._began_at = time.time()
         self._began = time.monotonic()
         self._words = _text_of(job_input).split()
         asked = job_input.parameters.get("max_tokens")
@@ -108,7 +109,12 @@ class _Echo:
                 "finish_reason": self._reason,
                 "resumed_tokens": self._resumed,
             },
-            metrics={"latency_ms": latency_ms, "first_token_latency_ms": 0.0, "queue_ms": 0.0},
+            metrics={
+                "latency_ms": latency_ms,
+                "first_token_latency_ms": 0.0,
+                "queue_ms": 0.0,
+                "began_at": self._began_at,
+            },
         )
 
     def _text(self, first: int, last: int) -> str:

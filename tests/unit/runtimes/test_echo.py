@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def whole(generations: list[Generation]) -> tuple[str, list[int]]:
 
 
 async def test_a_prompt_comes_back_once_unless_asked_otherwise() -> None:
+    asked_at = time.time()
     (piece,) = await pieces(prompt("one  two\nthree"))
 
     assert (piece.text, piece.token_ids) == ("one two three", [0, 1, 2])
@@ -48,6 +50,7 @@ async def test_a_prompt_comes_back_once_unless_asked_otherwise() -> None:
     assert piece.output.result == "one two three"
     assert piece.output.metadata["tokens_generated"] == 3
     assert piece.output.metadata["finish_reason"] == "stop"
+    assert asked_at <= piece.output.metrics["began_at"] <= time.time()
 
 
 @pytest.mark.parametrize(("max_tokens", "text"), [(2, "a b"), (5, "a b c a b")])
