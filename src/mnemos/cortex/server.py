@@ -20,6 +20,7 @@ from .grpc.server import GrpcServer
 from .grpc.service import CortexService
 from .notifier import LocalNotifier
 from .reaper import DelayedJobPromoter, LeaseReaper
+from .retention import RetentionPruner
 from .settings import CortexSettings
 from .sql.choice import open_store
 from .suspicion import Suspector
@@ -50,6 +51,11 @@ class CortexServer:
         interval = min(1.0, settings.lease_seconds / 5)
         self.reaper = LeaseReaper(self.store, interval_seconds=interval)
         self.promoter = DelayedJobPromoter(self.store, self.notifier)
+        self.pruner = RetentionPruner(
+            self.store,
+            jobs_seconds=settings.retention_seconds,
+            logs_seconds=settings.stream_retention_seconds,
+        )
         self.suspector = Suspector(
             self.store,
             seconds=settings.suspicion_seconds,
@@ -115,6 +121,7 @@ class CortexServer:
         tasks.start(self.reaper.run(), "cortex-reaper")
         tasks.start(self.promoter.run(), "cortex-promoter")
         tasks.start(self.suspector.run(), "cortex-suspector")
+        tasks.start(self.pruner.run(), "cortex-pruner")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(

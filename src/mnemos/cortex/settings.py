@@ -33,11 +33,20 @@ class CortexSettings(BaseSettings):
     """A worker not heard for this long is shown as lost."""
     worker_retention_seconds: float = Field(default=86_400.0, gt=0)
     """A worker lost for this long is forgotten."""
+    retention_seconds: float = Field(default=30 * 86_400.0, ge=0)
+    """A job is forgotten so long after its end; 0 or none: never."""
+    stream_retention_seconds: float = Field(default=7 * 86_400.0, ge=0)
+    """Its log is dropped so long after its end, at the latest with it; 0 or none: with it."""
     timeout_grace_seconds: float = Field(default=10.0, ge=0)
     """How long after a job's timeout CORTEX ends the attempt itself."""
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
+
+    @field_validator("retention_seconds", "stream_retention_seconds", mode="before")
+    @classmethod
+    def _none_is_for_ever(cls, value: object) -> object:
+        return 0.0 if value is None or value in ("", "none") else value
 
     @field_validator("database_url")
     @classmethod
