@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cortex_tools import LEASE, StoreFactory, StoreTools
+from cortex_tools import LEASE, StoreFactory, StoreTools, TurnableClock
 
+from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import AttemptRef, Fence
 from mnemos.cortex.state_machine import JobState
 
@@ -101,11 +102,11 @@ async def test_nobody_is_suspected_who_said_goodbye(tools: StoreTools) -> None:
 
 
 async def test_a_stream_that_broke_at_another_replica_costs_nothing(
-    postgres_factory: StoreFactory, tools: StoreTools
+    postgres_factory: StoreFactory, clock: TurnableClock, notifier: LocalNotifier
 ) -> None:
     """Noticed late, and even twice: the worker has opened a stream elsewhere by then."""
     async with postgres_factory() as here, postgres_factory() as there:
-        books = StoreTools(here, tools.clock, tools.notifier)
+        books = StoreTools(here, clock, notifier)
         held = await hold(books, "wrk_a", 2)
         await here.watch("wrk_a", "one", "wch_here")
         await there.watch("wrk_a", "one", "wch_there")
