@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from cortex_tools import Cortex, running_cortex
+from cortex_tools import Cortex, eventually, running_cortex
 
 from mnemos.cli.errors import ExitCode
 from mnemos.cli.main import cli
@@ -113,3 +113,24 @@ async def test_a_filter_that_is_none_is_refused(
     refused = await mnemos(cortex, "jobs", "redrive", *words)
     assert refused.exit_code == 2
     assert told in refused.stderr
+
+
+async def test_a_job_whose_log_is_gone_is_shown_and_watched(tmp_path: Path) -> None:
+    settings = CortexSettings(
+        data_dir=tmp_path / "cortex", http_port=0, grpc_port=0, stream_retention_seconds=0.2
+    )
+    async with running_cortex(settings) as cortex:
+        job_id = await cortex.hold()
+        await cortex.chunks(job_id, "H", "i")
+        await cortex.complete(job_id)
+
+        async def is_gone() -> bool:
+            stream = await cortex.http.get(f"/api/v1/jobs/{job_id}/stream")
+            return stream.status_code == 410
+
+        await eventually(is_gone, "the log is pruned")
+        shown = await mnemos(cortex, "jobs", "show", job_id)
+        assert shown.exit_code == 0
+        assert shown.stdout.rstrip().endswith("Hi")
+        watched = await mnemos(cortex, "jobs", "watch", job_id)
+        assert (watched.exit_code, watched.stdout) == (0, "Hi\n")
