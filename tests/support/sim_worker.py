@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -161,6 +162,11 @@ class SimStream:
             raise StreamBrokenError
         [ack] = answer.acks
         return ack  # type: ignore[no-any-return]  # the call is untyped
+
+    async def send_blindly(self, chunks: Sequence[pb.StreamChunk]) -> None:
+        """Send chunks in one message whose answer nobody will read."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.write(pb.StreamResultRequest(worker_id=self._worker_id, chunks=chunks))
 
     def close(self) -> None:
         """End it at once."""
