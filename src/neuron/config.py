@@ -100,6 +100,10 @@ class Settings(BaseSettings):
     model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
     outbox_dir: Path | None = None  # None: beside the model cache
     outbox_mb: int = Field(default=256, ge=1)
+    result_bucket: str = Field(
+        default="mnemos-results", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+    )
+    max_result_mb: int = Field(default=1024, ge=1, le=10_240)
     allow_remote_code: bool = False
     allow_pickle: bool = False
     vllm_python: str | None = None

@@ -251,7 +251,12 @@ def to_result(result: JobResult) -> pb.JobResult:
     if result.completed_at is not None:
         message.completed_at.CopyFrom(to_timestamp(result.completed_at))
     if result.output is not None:
-        message.output.result_json = encode_json(result.output.result)
+        if (reference := result.output.result_reference) is not None:
+            message.output.result_reference.uri = f"engram://{reference.engram}"
+            message.output.result_reference.size_bytes = reference.size_bytes
+            message.output.result_reference.sha256 = reference.sha256
+        else:
+            message.output.result_json = encode_json(result.output.result)
         message.output.metadata_json = encode_json(result.output.metadata)
         message.output.metrics_json = encode_json(result.output.metrics)
     if result.error_details is not None:

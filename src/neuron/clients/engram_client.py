@@ -13,6 +13,7 @@ import structlog
 from pydantic import SecretStr
 
 from mnemos.engram.errors import (
+    AccessDeniedError,
     BucketNotFoundError,
     EngramError,
     InvalidKeyError,
@@ -45,9 +46,10 @@ class RemoteFile:
 
 
 class EngramClient:
-    """Reads models' files from ENGRAM: S3 at host:port or a URL, or a folder at file:///dir.
+    """Reads models' files from ENGRAM, and writes big results to it.
 
-    Nothing is asked until the first call. Errors are NeuronErrors that name the storage.
+    ENGRAM is S3 at host:port or a URL, or a folder at file:///dir. Nothing is asked until the
+    first call. Errors are NeuronErrors that name the storage.
     """
 
     def __init__(
@@ -134,6 +136,20 @@ class EngramClient:
                 )
             return await self.store.get_bytes(bucket, key)
 
+    async def write_object(self, bucket: str, key: str, data: bytes) -> None:
+        """Store an object whole or not at all; the bucket is made if it is missing.
+
+        Raises:
+            StorageUnavailableError: ENGRAM failed in a way that may pass.
+            InsufficientResourcesError: this worker may not write there.
+        """
+        with _translated_for_writing(bucket):
+            try:
+                await self.store.put_bytes(bucket, key, data)
+            except BucketNotFoundError:
+                await self.store.ensure_bucket(bucket)
+                await self.store.put_bytes(bucket, key, data)
+
     async def _download_one(
         self,
         bucket: str,
@@ -198,6 +214,18 @@ def _translated_for_job(bucket: str, key: str) -> Iterator[None]:
         raise InvalidInputError(error.message) from error
     except EngramError as error:
         logger.error("read_object_failed", bucket=bucket, key=key, error=error.message)
+        raise StorageUnavailableError(error.message) from error
+
+
+@contextlib.contextmanager
+def _translated_for_writing(bucket: str) -> Iterator[None]:
+    try:
+        yield
+    except (AccessDeniedError, InvalidKeyError) as error:
+        raise InsufficientResourcesError(
+            f"this worker cannot write to the bucket {bucket}: {error.message}"
+        ) from error
+    except EngramError as error:
         raise StorageUnavailableError(error.message) from error
 
 

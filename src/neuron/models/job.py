@@ -111,10 +111,20 @@ def _sampling(parameters: dict[str, Any]) -> SamplingParameters:
     )
 
 
+class ResultReference(BaseModel):
+    """Where an answer lies that is too large for a message: JSON in ENGRAM, at bucket/key."""
+
+    engram: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
 class JobOutput(BaseModel):
     """What a model answered."""
 
     result: Any
+    result_reference: ResultReference | None = None
+    """Where it lies instead; `result` is None then."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """model, tokens_generated, prompt_tokens, finish_reason (stop | length), …"""
     metrics: dict[str, Any] = Field(default_factory=dict)

@@ -20,6 +20,7 @@ from ..runtimes.in_process import InProcessEngine
 from ..runtimes.registry import IN_PROCESS, runtime_availability, runtime_class
 from ..utils.metrics import WorkerMetrics
 from .action_listener import ActionHandler, ActionInbox, ActionListener
+from .big_results import BigResults
 from .engine import Engine, EngineFactory
 from .engine_pool import EnginePool
 from .executor import ExecutorService
@@ -140,7 +141,14 @@ def assemble(
     )
     statuses = StatusReporter(cortex, registrar, leases)
     tokens = TokenStreamer(cortex, registrar, leases, metrics, outbox=outbox)
-    results = ResultReporter(cortex, registrar, metrics, outbox)
+    big_results = BigResults(
+        engram,
+        cortex,
+        registrar,
+        bucket=settings.result_bucket,
+        limit_bytes=settings.max_result_mb * 2**20,
+    )
+    results = ResultReporter(cortex, registrar, metrics, outbox, big_results)
     services = JobServices(
         worker_id=lambda: registrar.worker_id,
         leases=leases,

@@ -15,6 +15,7 @@ from ..models.job import ErrorDetails, JobResult, JobStatus, StreamChunk
 from ..models.lease import AttemptRef, ReleasedJob, Verdict
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
+from .big_results import BigResults
 from .identity import Registrar
 from .service import Service
 
@@ -138,8 +139,10 @@ class ResultReporter(Service):
         registrar: Registrar,
         metrics: WorkerMetrics | None = None,
         outbox: ReportKeeper | None = None,
+        big_results: BigResults | None = None,
     ) -> None:
         super().__init__()
+        self._big_results = big_results
         self._outbox = outbox
         self._unjudged: set[AttemptRef] = set()
         self._registrar = registrar
@@ -169,15 +172,42 @@ class ResultReporter(Service):
 
         A caller that is cancelled leaves what it gave: it is sent, and kept, all the same.
         """
-        fitting, size = _within_limit(result)
+        size = result_size(result)
+        if size > self._limit_bytes:
+            result = _refused(result, size, self._limit_bytes)
+            size = result_size(result)
         ref = AttemptRef(result.job_id, result.attempt)
-        self._keep(ref, fitting, stream)
+        self._keep(ref, result, stream)
         self._unjudged.add(ref)
         if stream is not None:
             await stream.done.wait()
+        fitting, size = await self._fit(ref, result, size)
         verdict = await self._enqueued(self._results.put(ref, fitting, size))
         self._unjudged.discard(ref)
         return verdict
+
+    @property
+    def _limit_bytes(self) -> int:
+        return self._big_results.limit_bytes if self._big_results else SENDABLE_BYTES
+
+    async def _fit(self, ref: AttemptRef, result: JobResult, size: int) -> tuple[JobResult, int]:
+        """Have a large answer in ENGRAM, and return what then fits into a message."""
+        if size <= SENDABLE_BYTES or self._big_results is None or result.output is None:
+            return result, size
+        try:
+            fitting = await self._big_results.put_away(result)
+        except NeuronError as error:
+            fitting = _failed(result, error.message, error.code, retryable=error.retryable)
+        if fitting is None:
+            # CORTEX gave the job to another; it is told all the same, and answers that it did.
+            message = "the answer could not be stored before the job was taken away"
+            fitting = _failed(result, message, ErrorCode.STORAGE_UNAVAILABLE, retryable=True)
+        size = result_size(fitting)
+        if size > SENDABLE_BYTES:
+            fitting = _refused(fitting, size, SENDABLE_BYTES)
+            size = result_size(fitting)
+        self._keep(ref, fitting, None)
+        return fitting, size
 
     async def release(self, released: ReleasedJob, stream: EndedStream | None = None) -> Verdict:
         """Hand a job back; returns when CORTEX knows. Chunks of its `stream` are kept with it."""
@@ -244,18 +274,18 @@ class ResultReporter(Service):
             self._metrics.unreported.set(self.backlog)
 
 
-def _within_limit(result: JobResult) -> tuple[JobResult, int]:
-    size = result_size(result)
-    if size <= SENDABLE_BYTES:
-        return result, size
-    message = f"the answer takes {size} bytes, and CORTEX accepts {SENDABLE_BYTES}"
+def _refused(result: JobResult, size: int, limit: int) -> JobResult:
     logger.error("result_too_large", job_id=result.job_id, size_bytes=size)
-    refused = result.model_copy(
+    message = f"the answer takes {size} bytes, and at most {limit} can be delivered"
+    return _failed(result, message, ErrorCode.INSUFFICIENT_RESOURCES, retryable=False)
+
+
+def _failed(result: JobResult, message: str, code: ErrorCode, *, retryable: bool) -> JobResult:
+    return result.model_copy(
         update={
             "status": JobStatus.FAILED,
             "output": None,
             "error": message,
-            "error_details": ErrorDetails(code=ErrorCode.INSUFFICIENT_RESOURCES, retryable=False),
+            "error_details": ErrorDetails(code=code, retryable=retryable),
         }
     )
-    return refused, result_size(refused)

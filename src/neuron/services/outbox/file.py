@@ -33,6 +33,8 @@ logger = structlog.get_logger(__name__)
 FILE_NAME = "outbox.db"
 CHUNKS_SHARE = 0.5
 """The part of the room that chunks of unfinished attempts may take; results may take all."""
+LARGEST_BODY_BYTES = 900_000_000
+"""What SQLite takes as one value, with room to spare."""
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -187,7 +189,7 @@ class OutboxFile:
         body = write_report(change.report)
         self._forget_report(connection, change.ref)
         self._forget_chunks(connection, change.ref)
-        if self.used + len(body) > self._limit:
+        if len(body) > LARGEST_BODY_BYTES or self.used + len(body) > self._limit:
             return False
         if not self._keep_chunks(connection, change.ref, change.chunks, self._limit - len(body)):
             return False

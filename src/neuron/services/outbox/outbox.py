@@ -169,6 +169,7 @@ class Outbox(Service):
         """What waits, without what has become pointless: its attempt was judged meanwhile."""
         judged = {each.ref for each in self._waiting if isinstance(each, Forget)}
         kept = {each.ref for each in self._waiting if isinstance(each, KeepChunks)}
+        newest = {each.ref: each for each in self._waiting if isinstance(each, KeepReport)}
 
         def counts(change: Change) -> bool:
             match change:
@@ -176,7 +177,9 @@ class Outbox(Service):
                     return ref in self._on_disk
                 case ForgetChunks(ref, _):
                     return ref not in judged and (ref in self._on_disk or ref in kept)
-                case KeepReport(ref=ref) | KeepChunks(ref, _):
+                case KeepReport(ref=ref):
+                    return ref not in judged and change is newest[ref]
+                case KeepChunks(ref, _):
                     return ref not in judged
             return True
 
