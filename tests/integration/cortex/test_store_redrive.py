@@ -11,6 +11,7 @@ from store_chaos import check_books, check_log
 
 from mnemos.cortex.records import DeadLetters, JobFilter, Report
 from mnemos.cortex.sql import redriving
+from mnemos.cortex.sql.store import SqlStore
 from mnemos.cortex.state_machine import JobState
 
 ANY = 10_000
@@ -160,6 +161,29 @@ async def fail_again(tools: StoreTools, job_id: str) -> str:
     said = Report(job_id=job_id, attempt=2, status=JobState.FAILED, error="no")
     await tools.store.report("wrk_a", [said])
     return job_id
+
+
+async def test_what_was_found_and_has_changed_by_then_is_left_alone(tools: StoreTools) -> None:
+    store = tools.store
+    assert isinstance(store, SqlStore)
+    await tools.register()
+    retried, other, same = [await fail(tools) for _ in range(3)]
+    which = DeadLetters(error_code="internal")
+    found = await store._readers.run(lambda db: redriving.find(db, which, 0, ANY))
+    assert list(found.job_ids) == [retried, other, same]
+    await store.retry_job(retried)
+    await store.retry_job(other)
+    await store.cancel_job(other)
+    assert await store._writer.run(lambda tx: redriving.queue_again(tx, which, found)) == 1
+    now = await statuses(tools)
+    assert [now[job_id].value for job_id in (retried, other, same)] == [
+        "pending",
+        "cancelled",
+        "pending",
+    ]
+    either = DeadLetters()
+    assert await store._writer.run(lambda tx: redriving.queue_again(tx, either, found)) == 0
+    await check_books(tools)
 
 
 async def test_two_that_redrive_at_once_queue_each_job_once(tools: StoreTools) -> None:

@@ -353,6 +353,30 @@ async def test_a_group_without_jobs_leaves_no_counts_behind(tools: StoreTools) -
 # ------------------------------------------------ with others at work
 
 
+async def test_what_was_found_and_is_retried_by_then_is_left_alone(tools: StoreTools) -> None:
+    store = tools.store
+    assert isinstance(store, SqlStore)
+    job_id = await tools.submit()
+    await store.cancel_job(job_id)
+    tools.clock.turn(JOBS)
+    before = tools.clock.now - JOBS
+    due = await store._readers.run(lambda db: pruning.find_logs(db, before, 0))
+    assert len(due.seqs) == 1
+    await store.retry_job(job_id)
+    assert (await store._writer.run(lambda tx: pruning.prune_logs(tx, due))).jobs == 0
+    assert (await log_of(tools, job_id))[0] == (0, "state")
+    await store.cancel_job(job_id)
+    tools.clock.turn(JOBS)
+    before = tools.clock.now - JOBS
+    await store.prune_logs(JOBS, 0)
+    due = await store._readers.run(lambda db: pruning.find_jobs(db, before, 0))
+    assert len(due.seqs) == 1
+    await store.retry_job(job_id)
+    await store._writer.run(lambda tx: tx.run("DELETE FROM job_events", {}))
+    assert (await store._writer.run(lambda tx: pruning.prune_jobs(tx, due))).jobs == 0
+    assert (await store.get_job(job_id)).status is JobState.PENDING
+
+
 class LongLife(Chaos):
     """Chaos in which a job may be gone by the time that somebody asks for it."""
 
