@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import CliError, Unreachable, UsageFault
 
@@ -44,6 +44,18 @@ class EngramTarget:
             )
         except EngramError as error:
             raise engram_fault(error) from error
+
+    @property
+    def cortex_settings(self) -> dict[str, Any]:
+        """What CORTEX needs to read big results from here; nothing where its own variables say."""
+        if os.environ.get("CORTEX_ENGRAM_URL"):
+            return {}
+        return {
+            "engram_url": self.url,
+            "engram_endpoint": self.endpoint,
+            "engram_access_key": os.environ.get("MNEMOS_ENGRAM_ACCESS_KEY") or None,
+            "engram_secret_key": os.environ.get("MNEMOS_ENGRAM_SECRET_KEY") or None,
+        }
 
     @property
     def worker_environment(self) -> dict[str, str]:

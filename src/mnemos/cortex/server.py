@@ -10,11 +10,15 @@ from typing import Any, Self
 
 import structlog
 
+from mnemos.engram.errors import InvalidKeyError
+from mnemos.engram.store import ObjectStore
 from mnemos.http import HttpServer
 
 from .api.app import create_app
 from .api.context import ApiContext
+from .big_results import ResultObjects
 from .clock import Clock
+from .errors import StartError
 from .genome_lookup import GenomeCatalog
 from .grpc.server import GrpcServer
 from .grpc.service import CortexService
@@ -98,7 +102,8 @@ class CortexServer:
         catalog = None
         if settings.genome_url:
             catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
-        app = create_app(ApiContext(self.store, self.notifier, self.metrics, catalog))
+        results = _result_objects(settings)
+        app = create_app(ApiContext(self.store, self.notifier, self.metrics, catalog, results))
         http = HttpServer(
             app,
             settings.http_host,
@@ -130,6 +135,24 @@ class CortexServer:
         stack.callback(self.notifier.close)
         stack.callback(self.suspector.close)
         await http.wait_ready()
+
+
+def _result_objects(settings: CortexSettings) -> ResultObjects | None:
+    """Raises StartError for settings that name no storage."""
+    if not settings.engram_url:
+        return None
+    endpoint = settings.engram_endpoint
+    try:
+        store = ObjectStore.from_url(
+            settings.engram_url,
+            endpoint=endpoint,
+            access_key=settings.engram_access_key,
+            secret_key=settings.engram_secret_key,
+            secure=bool(endpoint and endpoint.startswith("https://")),
+        )
+    except InvalidKeyError as error:
+        raise StartError(f"CORTEX_ENGRAM_URL: {error.message}") from error
+    return ResultObjects(store, settings.result_bucket)
 
 
 def _bracketed(host: str) -> str:

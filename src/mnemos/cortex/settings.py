@@ -11,6 +11,8 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .big_results import DEFAULT_BUCKET
+
 
 class CortexSettings(BaseSettings):
     """Where CORTEX listens, where it keeps its data, and how patient it is."""
@@ -26,6 +28,13 @@ class CortexSettings(BaseSettings):
     grpc_port: int = Field(default=9090, ge=0, le=65535)
     genome_url: str | None = None
     """Where models are looked up at submission; without it, jobs must name version and runtime."""
+    engram_url: str | None = None
+    """Where big results are read from: file:///folder or s3://; without it, readers go there."""
+    engram_endpoint: str | None = None
+    """The S3 server, as host:port or a URL."""
+    engram_access_key: str | None = None
+    engram_secret_key: SecretStr | None = None
+    result_bucket: str = DEFAULT_BUCKET
     lease_seconds: float = Field(default=15.0, ge=0.2, le=3600)
     suspect_seconds: float | None = Field(default=None, ge=0, le=3600)
     """How long a worker whose stream broke has to renew; 0: a lease; None: a fifth, 1 to 3 s."""

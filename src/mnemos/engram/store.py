@@ -124,6 +124,10 @@ class ObjectStore:
             answer = await obstore.get_async(store, key)
             return bytes(await answer.bytes_async())
 
+    def stream(self, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield an object piece by piece; to be closed. Raises ObjectNotFoundError."""
+        return self._chunks(bucket, key)
+
     async def download_file(
         self, bucket: str, key: str, path: Path, on_bytes: OnBytes | None = None
     ) -> Transferred:

@@ -123,6 +123,7 @@ def cortex_server(options: UpOptions, genome_port: int) -> CortexServer:
             grpc_host=options.host,
             grpc_port=options.grpc_port,
             genome_url=f"http://{reachable(options.host)}:{genome_port}",
+            **options.engram.cortex_settings,
         )
     )
 

@@ -16,7 +16,7 @@ from ..errors import (
     StorageUnavailableError,
     WorkerNotFoundError,
 )
-from . import events, groups, health, jobs, numbers, redrive, workers
+from . import events, groups, health, jobs, numbers, redrive, results, workers
 from .context import ApiContext
 
 _STATUS_BY_ERROR: dict[type[CortexError], int] = {
@@ -45,7 +45,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.state.context = context
     app.add_exception_handler(CortexError, _answer_cortex_error)
     install_error_handling(app)
-    for part in (redrive, jobs, events, groups, workers, numbers):
+    for part in (redrive, results, jobs, events, groups, workers, numbers):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     return app

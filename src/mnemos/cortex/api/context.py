@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ..big_results import ResultObjects
 from ..genome_lookup import ModelCatalog
 from ..notifier import Notifier
 from ..store import Store
@@ -21,6 +22,8 @@ class ApiContext:
     notifier: Notifier
     metrics: CortexMetrics
     catalog: ModelCatalog | None = None
+    results: ResultObjects | None = None
+    """Where big results are, if CORTEX was told."""
 
 
 def _context(request: Request) -> ApiContext:

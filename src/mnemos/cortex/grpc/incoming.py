@@ -184,7 +184,7 @@ def _answer(output: pb.JobOutput) -> str | None:
     if output.HasField("result_reference"):
         reference = output.result_reference
         where = {
-            "uri": reference.uri,
+            "engram": reference.uri.removeprefix("engram://"),
             "size_bytes": reference.size_bytes,
             "sha256": reference.sha256,
         }
