@@ -50,6 +50,11 @@ def encode_json(value: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
+def json_size(value: Any) -> int:
+    """Return how many bytes encode_json() makes of `value`."""
+    return len(msgspec.json.encode(value, enc_hook=str))
+
+
 def to_text(text: str) -> str:
     """Return `text` as a message can carry it: a file's name in an error may be no Unicode."""
     return text.encode(errors="backslashreplace").decode()
@@ -74,14 +79,14 @@ def from_duration(duration: Duration) -> float:
 
 def to_timestamp(moment: datetime) -> Timestamp:
     """Return a protobuf timestamp of an aware moment."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment.astimezone(UTC))
-    return timestamp
+    seconds = int(moment.replace(microsecond=0).timestamp())
+    return Timestamp(seconds=seconds, nanos=moment.microsecond * 1000)
 
 
 def from_timestamp(timestamp: Timestamp) -> datetime:
     """Return an aware moment, in UTC."""
-    return timestamp.ToDatetime(tzinfo=UTC)
+    whole = datetime.fromtimestamp(timestamp.seconds, UTC)
+    return whole.replace(microsecond=timestamp.nanos // 1000)
 
 
 def to_ref(ref: AttemptRef) -> pb.AttemptRef:

@@ -35,6 +35,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SENDABLE_BYTES = 3 * 1024 * 1024
 """What one message to CORTEX may carry; its limit of 4 MiB less room for the rest."""
 OFFERED_JOB_TYPES = (JobType.INFERENCE, JobType.BATCH_INFERENCE, JobType.EVALUATION)
+_RESULT_OVERHEAD_BYTES = 512
+"""More than a result's ids, times and numbers take."""
 UNKNOWN_WORKER_PREFIX = "worker_unknown:"
 REPLACED_WORKER_PREFIX = "worker_replaced:"
 
@@ -295,7 +297,7 @@ class CortexClient:
         )
         answer = await self._call(lambda: self.stub.ReportResult(request, timeout=self.timeout))
         for result in results:
-            logger.info("job_result_reported", job_id=result.job_id, status=result.status.value)
+            logger.debug("job_result_reported", job_id=result.job_id, status=result.status.value)
         return convert.from_verdicts(answer.verdicts)
 
     async def release_jobs(
@@ -311,4 +313,10 @@ class CortexClient:
 
 def result_size(result: JobResult) -> int:
     """Return about how many bytes the result takes on the wire."""
-    return convert.to_result(result).ByteSize()
+    size = _RESULT_OVERHEAD_BYTES + len((result.error or "").encode(errors="backslashreplace"))
+    if result.error_details is not None:
+        size += len(convert.encode_json(result.error_details.model_extra))
+    if (output := result.output) is not None:
+        parts = (output.result, output.metadata, output.metrics)
+        size += sum(convert.json_size(part) for part in parts)
+    return size

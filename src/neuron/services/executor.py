@@ -118,7 +118,7 @@ class ExecutorService:
             self._waiting[job_id] = leased
         else:
             self._begin(leased)
-        logger.info("job_submitted", job_id=job_id, active_jobs=len(self.get_active_job_ids()))
+        logger.debug("job_submitted", job_id=job_id, active_jobs=len(self.get_active_job_ids()))
 
     def refuse_reserved(self, refused: RefusedJob) -> None:
         """Report a job that cannot be read as failed, and free the slot reserved for it."""

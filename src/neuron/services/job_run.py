@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -53,7 +54,9 @@ class JobRun:
         self._started_at = datetime.now(UTC)
         self._stop_reason: StopReason | None = None
         self._work = JobWork(leased, services)
-        self._task: asyncio.Task[Outcome] | None = None
+        self._working: asyncio.Task[Any] | None = None
+        """The task that does the work, while it does."""
+        self._interrupted = False
         self._lease = services.leases.hold(leased, self._on_loss)
 
     @property
@@ -66,8 +69,12 @@ class JobRun:
         if self._stop_reason is None and self.outcome is None:
             self._stop_reason = reason
             logger.info("job_stopping", job_id=self.ref.job_id, reason=reason.value)
-            if self._task is not None:
-                self._task.cancel()
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._working is not None:
+            self._interrupted = True
+            self._working.cancel()
 
     def _on_loss(self, loss: LeaseLoss) -> None:
         self.stop(_REASON_BY_LOSS[loss])
@@ -91,11 +98,24 @@ class JobRun:
             self._services.leases.release(self._lease)
 
     async def _attempt(self) -> Outcome:
-        async with asyncio.TaskGroup() as group:
-            self._task = group.create_task(self._execute(), name=f"work {self.ref.job_id}")
-            if self._stop_reason is not None:
-                self._task.cancel()
-        return self._stopped_outcome() if self._task.cancelled() else self._task.result()
+        """Do the work; stop() cancels it, and no more than it, as asyncio.timeout() would."""
+        if self._stop_reason is not None:
+            return self._stopped_outcome()
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before = task.cancelling()
+        self._working = task
+        try:
+            outcome = await self._execute()
+        except asyncio.CancelledError:
+            self._working = None
+            if not self._interrupted or task.uncancel() > cancelled_before:
+                raise
+            return self._stopped_outcome()
+        self._working = None
+        if self._interrupted:
+            task.uncancel()
+        return outcome
 
     def _stopped_outcome(self) -> Outcome:
         match self._stop_reason:

@@ -166,7 +166,7 @@ class JobWork:
         async with self._services.engines.use(key, self._tell_progress, alone=alone) as engine:
             self.load_ms = 1000 * (self._clock() - waited_from)
             self._tell(JobStatus.EXECUTING)
-            logger.info(
+            logger.debug(
                 "executing_job",
                 job_id=job.job_id,
                 model=f"{job.model.family}/{job.model.version}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -51,29 +52,24 @@ class Lease:
     `on_loss` is called at most once, on the event loop. A lease is renewed until release().
     """
 
+    __slots__ = ("_on_loss", "confirmed", "deadline", "lost", "ref")
+
     def __init__(
-        self, ref: AttemptRef, seconds: float, on_loss: Callable[[LeaseLoss], None]
+        self, ref: AttemptRef, deadline: float, on_loss: Callable[[LeaseLoss], None]
     ) -> None:
         self.ref = ref
+        self.deadline = deadline
+        """When it must be let go (monotonic), unless it is renewed before."""
         self.confirmed = asyncio.Event()
         """Set after the first renewal that succeeded: only now may the job start."""
         self.lost: LeaseLoss | None = None
         self._on_loss = on_loss
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self.extend(self._loop.time(), seconds)
 
     def wants_renewal(self, *, all_due: bool) -> bool:
         """Whether to name it in the next call, in which `all_due` leases are, or only new ones."""
         if all_due:
             return self.lost is not LeaseLoss.STALE
         return self.lost is None and not self.confirmed.is_set()
-
-    def extend(self, asked_at: float, seconds: float) -> None:
-        """The lease runs `seconds` from `asked_at` (monotonic), at least."""
-        self.close()
-        deadline = asked_at + seconds * (1 - SAFETY_SHARE)
-        self._timer = self._loop.call_at(deadline, self.lose, LeaseLoss.EXPIRED)
 
     def lose(self, loss: LeaseLoss) -> None:
         """Tell the job to stop."""
@@ -84,11 +80,10 @@ class Lease:
             )
             self._on_loss(loss)
 
-    def close(self) -> None:
-        """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+
+def _deadline(asked_at: float, seconds: float) -> float:
+    """When a lease of `seconds` must be let go that began at `asked_at` or later (monotonic)."""
+    return asked_at + seconds * (1 - SAFETY_SHARE)
 
 
 class LeaseKeeper(Service):
@@ -109,7 +104,11 @@ class LeaseKeeper(Service):
         self._client = client
         self._registrar = registrar
         self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
         self._leases: dict[AttemptRef, Lease] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """One for all leases: it goes off when the first may end, or sooner."""
+        self._timer_at = math.inf
         self._new_lease = asyncio.Event()
         self._interval = registrar.lease_seconds / RENEWALS_PER_LEASE
         self._all_due_at = 0.0
@@ -123,17 +122,36 @@ class LeaseKeeper(Service):
 
     def hold(self, leased: LeasedJob, on_loss: Callable[[LeaseLoss], None]) -> Lease:
         """Begin to renew a job's lease."""
-        lease = Lease(ref_of(leased), leased.lease_seconds, on_loss)
+        deadline = _deadline(self._loop.time(), leased.lease_seconds)
+        lease = Lease(ref_of(leased), deadline, on_loss)
         self._leases[lease.ref] = lease
+        self._watch(deadline)
         self._interval = min(self._interval, leased.lease_seconds / RENEWALS_PER_LEASE)
         self._new_lease.set()
         return lease
 
     def release(self, lease: Lease) -> None:
         """Renew no more: the job has ended and CORTEX knows it."""
-        lease.close()
         if self._leases.get(lease.ref) is lease:
             del self._leases[lease.ref]
+
+    def _watch(self, deadline: float) -> None:
+        """Have the timer go off at `deadline` at the latest."""
+        if deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._loop.call_at(deadline, self._let_go)
+
+    def _let_go(self) -> None:
+        """Stop the jobs whose lease was not renewed in time."""
+        self._timer_at = math.inf
+        now = self._loop.time()
+        for lease in list(self._leases.values()):
+            if lease.deadline <= now:
+                lease.lose(LeaseLoss.EXPIRED)
+            else:
+                self._watch(lease.deadline)
 
     def lose(self, ref: AttemptRef, loss: LeaseLoss) -> None:
         """Stop a job because another call was answered so."""
@@ -203,10 +221,10 @@ class LeaseKeeper(Service):
     def _apply(self, lease: Lease, renewal: Renewal, asked_at: float) -> None:
         verdict = renewal.verdicts.get(lease.ref, Verdict.STALE)
         if verdict is Verdict.STALE:
-            lease.close()
             lease.lose(LeaseLoss.STALE)
             return
-        lease.extend(asked_at, renewal.lease_seconds)
+        lease.deadline = _deadline(asked_at, renewal.lease_seconds)
+        self._watch(lease.deadline)
         if verdict is Verdict.CANCELLED:
             lease.lose(LeaseLoss.CANCELLED)
         elif lease.lost is None:

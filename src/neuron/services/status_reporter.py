@@ -18,6 +18,10 @@ from .service import Service
 logger = structlog.get_logger(__name__)
 
 
+LINGER_SECONDS = 0.02
+"""How long news wait for company; of a job that has ended by then there is nothing to say."""
+
+
 class StatusClient(Protocol):
     """What status updates ask of a CORTEX client."""
 
@@ -29,7 +33,8 @@ class StatusClient(Protocol):
 class StatusReporter(Service):
     """Sends each job's newest status, all in one call; an older one that was not sent is dropped.
 
-    A status is news, not a fact to keep: what cannot be sent is tried again until the job ends.
+    A status is news, not a fact to keep: it may come a moment later, what cannot be sent is tried
+    again until the job ends, and of a job that is done in no time nothing is said at all.
     """
 
     name: ClassVar[str] = "status_reporter"
@@ -56,6 +61,7 @@ class StatusReporter(Service):
         backoff = Backoff(initial=0.1, maximum=3.0)
         while True:
             await self._work.wait()
+            await asyncio.sleep(LINGER_SECONDS)
             self._work.clear()
             try:
                 await self.run_once()

@@ -72,7 +72,7 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> None:
         processors=[*shared, *final],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         wrapper_class=LevelledLogger,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
