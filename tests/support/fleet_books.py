@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from cortex_tools import StoreTools, TurnableClock
 from fleet import Fleet
 from fleet_faults import Kill
@@ -23,6 +24,8 @@ from mnemos.cortex.sql.choice import open_store
 from mnemos.cortex.state_machine import TERMINAL, JobState
 
 MOST_EVENTS = 10_000
+MOST_SHOWN = 1_000
+"""So many characters of one fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,15 @@ class Books:
     stored: int = 0
     """How many jobs the store has, of whomever."""
     wrong: list[str] = field(default_factory=list)
+
+    def check(self, jobs: int) -> None:
+        """Fail unless there are that many jobs, none is lost, and nothing is wrong with any."""
+        found = [f"{job_id}: was acknowledged and is not there" for job_id in self.lost]
+        found += [what[:MOST_SHOWN] for what in self.wrong]
+        if self.stored != jobs:
+            found.append(f"there are {self.stored} jobs, not {jobs}")
+        if found:
+            pytest.fail("\n".join([f"{len(found)} faults", *found[:20]]), pytrace=False)
 
     @property
     def doubled(self) -> int:
