@@ -77,13 +77,23 @@ class OwnServer:
         """Start it again; it recovers from its log."""
         self._server.ensure_postgres_running()
 
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return Path(self._server.pgdata)
+
+    @property
+    def system_user(self) -> str | None:
+        """Whom its processes and files belong to; None where that is whoever runs the tests."""
+        user: str | None = self._server.system_user
+        return user
+
+    def tool(self, command: str, *words: str) -> None:
+        """Run one of PostgreSQL's own commands, as the server's user."""
+        pgexec(command, words, bin_path=self._server.bin_path, user=self.system_user)
+
     def _pg_ctl(self, *words: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self._server.pgdata), *words),
-            bin_path=self._server.bin_path,
-            user=self._server.system_user,
-        )
+        self.tool("pg_ctl", "-w", "-D", str(self.data), *words)
 
 
 @contextmanager
