@@ -13,9 +13,10 @@ from neuron.runtimes.base import Generation
 
 
 class FakeEngine:
-    """Obeys "tokens N", "hang", "wait" (for `go`), "flow" (until `go`), "fail" and "die N".
+    """Obeys "tokens N", "hang", "wait" (for `go`), "flow" (until `go`), "fail", "die N", "big N".
 
-    "tokens" and "flow" go on behind what an earlier attempt had; "die" brings N tokens first.
+    "tokens" and "flow" go on behind what an earlier attempt had; "die" brings N tokens first;
+    "big" answers with N letters and no tokens.
     """
 
     def __init__(self, owner: FakeEngines, name: str) -> None:
@@ -85,6 +86,9 @@ class FakeEngine:
                     yield Generation(f"t{index} ", [index])
                 self.die()
                 raise EngineCrashedError("the engine died; its last words: none", engine_jobs=1)
+        if order == "big":
+            yield Generation(output=JobOutput(result="x" * int(argument)))
+            return
         if order == "flow":
             async for generation in self._flow(had):
                 yield generation
