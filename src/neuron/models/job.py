@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..errors import ErrorCode
 from .sampling import SamplingParameters
@@ -78,7 +78,6 @@ class JobInput(BaseModel):
     context: str | None = None
     messages: list[ChatMessage] | None = Field(default=None, min_length=1)
     inputs: list[Any] | None = Field(default=None, min_length=1)
-    _read: tuple[dict[str, Any], SamplingParameters] | None = PrivateAttr(default=None)
 
     @field_validator("parameters")
     @classmethod
@@ -103,9 +102,7 @@ class JobInput(BaseModel):
     @property
     def sampling(self) -> SamplingParameters:
         """The parameters with their defaults filled in."""
-        if self._read is None or self._read[0] is not self.parameters:
-            self._read = self.parameters, _sampling(self.parameters)
-        return self._read[1]
+        return _sampling(self.parameters)
 
 
 _DEFAULTS = SamplingParameters()
