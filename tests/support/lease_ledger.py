@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lease_rules import check_step, demand
 
-from mnemos.cortex.state_machine import JobState, Outcome
+from mnemos.cortex.state_machine import TERMINAL, JobState, Outcome
 
 Random = Callable[[], float]
 
@@ -48,6 +49,15 @@ class Record:
         """Whose the present attempt is, or was."""
         attempt = self.attempts.get(self.job.attempt)
         return attempt.worker_id if attempt else None
+
+    @property
+    def begun_by_hand(self) -> int:
+        """How often an end of the job was followed by another try."""
+        states = [line.state for line in self.log if line.state is not None]
+        return sum(
+            before in TERMINAL and after is JobState.PENDING
+            for before, after in itertools.pairwise(states)
+        )
 
 
 @dataclass(frozen=True, slots=True)

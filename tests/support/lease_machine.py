@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from typing import Any
 
@@ -20,7 +19,7 @@ from lease_ledger import Ledger
 from lease_reference import ENDED, HELD, ReferenceCortex
 
 from mnemos.cortex.records import Fence
-from mnemos.cortex.state_machine import TERMINAL, JobState, RetryPolicy
+from mnemos.cortex.state_machine import JobState, RetryPolicy
 
 JOBS = ("one", "two", "three")
 WORKERS = ("ann", "bob", "cyd")
@@ -262,12 +261,7 @@ class LeaseMachine(RuleBasedStateMachine):
         assert told == self.words.retry_by_hand(job_id)
 
     def _begun_by_hand(self, job_id: str) -> int:
-        """How often: from an end back to pending."""
-        states = [line.state for line in self.ledger.records[job_id].log if line.state]
-        return sum(
-            before in TERMINAL and after is JobState.PENDING
-            for before, after in itertools.pairwise(states)
-        )
+        return self.ledger.records[job_id].begun_by_hand
 
     @invariant()
     def the_words_say_the_same(self) -> None:

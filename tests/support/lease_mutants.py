@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -138,10 +138,18 @@ def mutated_source(name: str) -> str:
     return genuine.replace(old, new)
 
 
-@contextmanager
-def mutant(name: str) -> Iterator[ModuleType]:
+def mutant(name: str) -> AbstractContextManager[ModuleType]:
     """The core without the rule, as a module of its own beside the genuine one."""
-    source = mutated_source(name)
+    return _loaded(name, mutated_source(name))
+
+
+def unchanged() -> AbstractContextManager[ModuleType]:
+    """The core with all its rules, loaded in the same way."""
+    return _loaded("unchanged", Path(lease_core.__file__).read_text())
+
+
+@contextmanager
+def _loaded(name: str, source: str) -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_loader("mnemos.cortex._mutant_of_lease_core", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,1 @@
+"""A fleet in simulated time: CORTEX over the lease core, workers, people, a bad net."""

@@ -1,0 +1,74 @@
+"""Each rule that is taken out of the lease core, or of a store over it, is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fleet_simulation import FLAWS, simulate
+from lease_machine import compare_with_reference
+from lease_mutants import MUTANTS, mutant, unchanged
+from simulated.cortex import Flaws
+
+from mnemos.cortex import lease_core
+
+SEEDS = 40
+EXAMPLES = 400
+
+NOT_SEEN_BY_FLEETS = frozenset({"a late completion counts although another attempt has begun"})
+"""Two attempts must be lost one after the other, and the first of them be late, before a third."""
+
+
+def notice_of_fleets(core: Any, flaws: Flaws | None = None) -> Exception | None:
+    """What goes wrong in some fleet first; None if nothing does."""
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, core, flaws)
+        except Exception as error:  # noqa: BLE001  a mutant may fail in any way
+            return error
+    return None
+
+
+def notice_of_reference(core: Any) -> BaseException | None:
+    """What parts the core from the words first; None if nothing does."""
+    try:
+        compare_with_reference(core, examples=EXAMPLES, shrink=False)
+    except Exception as error:  # noqa: BLE001  a mutant may fail in any way
+        return error
+    return None
+
+
+def test_there_are_twelve_and_more() -> None:
+    assert len(MUTANTS) + len(FLAWS) >= 12
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_comparison_with_the_words_notices(name: str) -> None:
+    with mutant(name) as core:
+        assert notice_of_reference(core) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in NOT_SEEN_BY_FLEETS])
+def test_fleets_notice(name: str) -> None:
+    with mutant(name) as core:
+        assert notice_of_fleets(core) is not None
+
+
+@pytest.mark.parametrize("name", FLAWS)
+def test_fleets_notice_a_store_that_is_wrong(name: str) -> None:
+    assert notice_of_fleets(lease_core, FLAWS[name]) is not None
+
+
+@pytest.fixture
+def same() -> Iterator[ModuleType]:
+    """The core as it is, loaded as mutants are."""
+    with unchanged() as core:
+        assert core is not lease_core
+        yield core
+
+
+def test_nothing_is_noticed_where_nothing_was_taken_out(same: ModuleType) -> None:
+    assert notice_of_reference(same) is None
+    assert notice_of_fleets(same) is None
