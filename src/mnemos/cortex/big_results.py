@@ -16,7 +16,8 @@ from mnemos.engram.store import ObjectStore
 DEFAULT_BUCKET = "mnemos-results"
 _MOST_CHARACTERS = 4096
 """More than a reference has."""
-_PREFIX = '{"result_reference"'
+REFERENCE_PREFIX = '{"result_reference"'
+"""How the stored result of a job begins whose answer lies in ENGRAM."""
 _FOLDER = "jobs"
 
 
@@ -52,7 +53,7 @@ def read_reference(result: str, job_id: str) -> StoredResult | None:
     A model may answer whatever it likes, even something that looks like a reference: only an
     object that the job's own attempts could have written is one.
     """
-    if not result.startswith(_PREFIX) or len(result) > _MOST_CHARACTERS:
+    if not result.startswith(REFERENCE_PREFIX) or len(result) > _MOST_CHARACTERS:
         return None
     try:
         told = msgspec.json.decode(result, type=_Reference).result_reference

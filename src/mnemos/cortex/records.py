@@ -185,6 +185,17 @@ class Redriven:
 
 
 @dataclass(frozen=True, slots=True)
+class OldJobs:
+    """Jobs that ended long ago, as found; and where to look on: None when all was looked at."""
+
+    seqs: Sequence[int]
+    ended_before: float
+    next_seq: int | None
+    stored: Mapping[str, int]
+    """Those whose answer lies in ENGRAM: by job id, their number in `seqs`."""
+
+
+@dataclass(frozen=True, slots=True)
 class PrunedStep:
     """What one step took away, and where the next one begins: None when all was looked at."""
 

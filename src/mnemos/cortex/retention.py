@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
+
+from mnemos.engram.errors import BucketNotFoundError, EngramError
 
 from .errors import StorageUnavailableError
 from .records import PrunedStep
@@ -30,16 +34,32 @@ class Pruned:
     jobs: int = 0
 
 
+class StoredAnswers(Protocol):
+    """Where big answers lie."""
+
+    async def delete_job(self, job_id: str) -> int:
+        """Remove all that a job has stored. Raises EngramError."""
+
+
 class RetentionPruner:
     """Takes away logs, and then jobs, of what ended long ago; a little at a time, with pauses.
 
     A job goes when it ended `jobs_seconds` ago, its log when it ended `logs_seconds` ago, at the
-    latest with its job; FOR_EVER keeps them. What has not ended is never touched. `run()` is a
+    latest with its job; FOR_EVER keeps them. What has not ended is never touched. An answer in
+    ENGRAM goes before its job, which waits for the next round where that cannot be. `run()` is a
     task of the owner's group and ends when cancelled; `run_once()` is one round.
     """
 
-    def __init__(self, store: RetentionStore, *, jobs_seconds: float, logs_seconds: float) -> None:
+    def __init__(
+        self,
+        store: RetentionStore,
+        answers: StoredAnswers | None = None,
+        *,
+        jobs_seconds: float,
+        logs_seconds: float,
+    ) -> None:
         self._store = store
+        self._answers = answers
         self._jobs_seconds = jobs_seconds
         limits = [seconds for seconds in (jobs_seconds, logs_seconds) if seconds != FOR_EVER]
         self._logs_seconds = min(limits, default=FOR_EVER)
@@ -87,7 +107,28 @@ class RetentionPruner:
         return await self._store.prune_logs(self._logs_seconds, after_seq)
 
     async def _prune_jobs(self, after_seq: int) -> PrunedStep:
-        done = await self._store.prune_jobs(self._jobs_seconds, after_seq)
+        old = await self._store.find_old_jobs(self._jobs_seconds, after_seq)
+        if self._answers is not None and old.stored:
+            stuck = await self._remove_answers(self._answers, old.stored)
+            old = replace(old, seqs=[seq for seq in old.seqs if seq not in stuck])
+        done = await self._store.prune_jobs(old)
         if done.groups:
             await self._store.forget_groups(done.groups)
         return done
+
+    async def _remove_answers(
+        self, answers: StoredAnswers, stored: Mapping[str, int]
+    ) -> Collection[int]:
+        """Return the numbers of jobs whose answers are still there."""
+        left = dict(stored)
+        for job_id in stored:
+            try:
+                with suppress(BucketNotFoundError):  # and so nothing of it is left
+                    await answers.delete_job(job_id)
+            except EngramError as error:
+                _log.warning("retention.answer_stays", job_id=job_id, error=error.message)
+                if error.retryable:  # so would the others, one after another
+                    break
+            else:
+                del left[job_id]
+        return left.values()

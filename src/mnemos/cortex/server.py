@@ -55,11 +55,6 @@ class CortexServer:
         interval = min(1.0, settings.lease_seconds / 5)
         self.reaper = LeaseReaper(self.store, interval_seconds=interval)
         self.promoter = DelayedJobPromoter(self.store, self.notifier)
-        self.pruner = RetentionPruner(
-            self.store,
-            jobs_seconds=settings.retention_seconds,
-            logs_seconds=settings.stream_retention_seconds,
-        )
         self.suspector = Suspector(
             self.store,
             seconds=settings.suspicion_seconds,
@@ -126,7 +121,13 @@ class CortexServer:
         tasks.start(self.reaper.run(), "cortex-reaper")
         tasks.start(self.promoter.run(), "cortex-promoter")
         tasks.start(self.suspector.run(), "cortex-suspector")
-        tasks.start(self.pruner.run(), "cortex-pruner")
+        pruner = RetentionPruner(
+            self.store,
+            results,
+            jobs_seconds=settings.retention_seconds,
+            logs_seconds=settings.stream_retention_seconds,
+        )
+        tasks.start(pruner.run(), "cortex-pruner")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(

@@ -32,6 +32,7 @@ from .records import (
     JobFilter,
     JobRecord,
     NewJob,
+    OldJobs,
     PrunedStep,
     Reaped,
     Redriven,
@@ -110,8 +111,11 @@ class RetentionStore(Protocol):
     async def prune_logs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
         """Take away logs of jobs that ended so long ago, in one small commit."""
 
-    async def prune_jobs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
-        """Take away jobs that ended so long ago and whose logs are gone, in one small commit."""
+    async def find_old_jobs(self, kept_seconds: float, after_seq: int) -> OldJobs:
+        """Return some jobs that ended so long ago, no more than one commit may take away."""
+
+    async def prune_jobs(self, old: OldJobs) -> PrunedStep:
+        """Take away jobs that were found, have not begun anew, and whose logs are gone."""
 
     async def forget_groups(self, groups: Collection[str]) -> None:
         """Drop the counts of those groups that have no job any more."""

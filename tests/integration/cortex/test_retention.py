@@ -12,7 +12,7 @@ from cortex_tools import Cortex, eventually, running_cortex
 from pydantic import ValidationError
 
 from mnemos.cortex.errors import StorageUnavailableError
-from mnemos.cortex.records import PrunedStep
+from mnemos.cortex.records import OldJobs, PrunedStep
 from mnemos.cortex.retention import FOR_EVER, RetentionPruner
 from mnemos.cortex.settings import CortexSettings
 
@@ -115,7 +115,10 @@ class Troubled:
             raise StorageUnavailableError("The disk is full.")
         raise EnoughError
 
-    async def prune_jobs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
+    async def find_old_jobs(self, kept_seconds: float, after_seq: int) -> OldJobs:
+        raise AssertionError("not asked for")
+
+    async def prune_jobs(self, old: OldJobs) -> PrunedStep:
         raise AssertionError("not asked for")
 
     async def forget_groups(self, groups: object) -> None:

@@ -19,6 +19,7 @@ from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.sql.store import SqlStore
 from mnemos.cortex.state_machine import TERMINAL, JobState
 from mnemos.cortex.store import Store
+from mnemos.engram.errors import AccessDeniedError, StorageUnavailableError
 
 DAY = 86_400.0
 LOGS, JOBS = 7 * DAY, 30 * DAY
@@ -44,6 +45,11 @@ async def complete(tools: StoreTools, *contents: str, **changes: Any) -> str:
     said = Report(job_id=job_id, attempt=1, status=JobState.COMPLETED, result='"done"')
     await tools.store.report("wrk_a", [said])
     return job_id
+
+
+async def prune_jobs(tools: StoreTools, position: int = 0) -> PrunedStep:
+    """One step."""
+    return await tools.store.prune_jobs(await tools.store.find_old_jobs(JOBS, position))
 
 
 async def log_of(tools: StoreTools, job_id: str, start: int = 0) -> list[tuple[int, str]]:
@@ -269,20 +275,22 @@ async def test_a_step_takes_no_more_than_it_may(tools: StoreTools) -> None:
     await tools.store.cancel_group("g")
     waiting = await tools.submit()
     tools.clock.turn(JOBS)
-    taken: dict[str, list[int]] = {}
-    for name in ("prune_logs", "prune_jobs"):
+    for of_logs in (True, False):
+        taken: list[int] = []
         position: int | None = 0
         while position is not None:
             before = await count_rows(tools, "jobs")
-            step: PrunedStep = await getattr(tools.store, name)(JOBS, position)
+            if of_logs:
+                step = await tools.store.prune_logs(JOBS, position)
+            else:
+                step = await prune_jobs(tools, position)
             gone = before - await count_rows(tools, "jobs")
-            assert gone == (step.jobs if name == "prune_jobs" else 0)
-            taken.setdefault(name, []).append(step.jobs)
+            assert gone == (0 if of_logs else step.jobs)
+            taken.append(step.jobs)
             position = step.next_seq
             await check_books(tools)
-    for steps in taken.values():
-        assert sum(steps) == many
-        assert max(steps) == pruning.JOBS_PER_STEP
+        assert sum(taken) == many
+        assert max(taken) == pruning.JOBS_PER_STEP
     assert (await tools.store.get_job(waiting)).status is JobState.PENDING
 
 
@@ -298,7 +306,7 @@ async def test_big_jobs_go_a_few_at_a_time(
     await tools.store.prune_logs(JOBS, 0)
     steps, position = [], 0
     while True:
-        step = await tools.store.prune_jobs(JOBS, position)
+        step = await prune_jobs(tools, position)
         steps.append(step.jobs)
         if step.next_seq is None:
             break
@@ -309,10 +317,55 @@ async def test_big_jobs_go_a_few_at_a_time(
 async def test_a_job_does_not_go_before_its_log(tools: StoreTools) -> None:
     job_id = await complete(tools, "a")
     tools.clock.turn(JOBS)
-    assert (await tools.store.prune_jobs(JOBS, 0)).jobs == 0
+    assert (await prune_jobs(tools)).jobs == 0
     await tools.store.get_job(job_id)
     await tools.store.prune_logs(JOBS, 0)
-    assert (await tools.store.prune_jobs(JOBS, 0)).jobs == 1
+    assert (await prune_jobs(tools)).jobs == 1
+
+
+class Answers:
+    """Answers in ENGRAM; `trouble` says of which jobs they cannot be removed."""
+
+    def __init__(self, *, passing: bool = False) -> None:
+        self.trouble: set[str] = set()
+        self.asked: list[str] = []
+        self._passing = passing
+
+    async def delete_job(self, job_id: str) -> int:
+        self.asked.append(job_id)
+        if job_id in self.trouble:
+            raise StorageUnavailableError("gone") if self._passing else AccessDeniedError("no")
+        return 1
+
+
+@pytest.mark.parametrize("passing", [True, False])
+async def test_an_answer_in_engram_goes_before_its_job(tools: StoreTools, passing: bool) -> None:
+    small = await complete(tools)
+    first, second, third = [await store_answer(tools) for _ in range(3)]
+    answers = Answers(passing=passing)
+    answers.trouble = {second}
+    rounds = RetentionPruner(tools.store, answers, jobs_seconds=JOBS, logs_seconds=LOGS)
+    tools.clock.turn(JOBS)
+    done = await rounds.run_once()
+    asked = [first, second] if passing else [first, second, third]
+    assert (answers.asked, done.jobs) == (asked, len(asked))
+    left = {second, third} if passing else {second}
+    assert set(await state_of(tools.store)) == left
+    assert small not in answers.asked
+    answers.trouble.clear()
+    assert (await rounds.run_once()).jobs == len(left)
+    assert set(answers.asked) == {first, second, third}
+    await check_books(tools)
+
+
+async def store_answer(tools: StoreTools) -> str:
+    """A job whose answer was too large for a message."""
+    job_id = await tools.hold()
+    where = {"engram": f"b/jobs/{job_id}/1/result.json", "size_bytes": 9, "sha256": "0"}
+    result = json.dumps({"result_reference": where})
+    said = Report(job_id=job_id, attempt=1, status=JobState.COMPLETED, result=result)
+    await tools.store.report("wrk_a", [said])
+    return job_id
 
 
 async def test_a_groups_cursor_holds_across_pruning(tools: StoreTools) -> None:
@@ -367,13 +420,12 @@ async def test_what_was_found_and_is_retried_by_then_is_left_alone(tools: StoreT
     assert (await log_of(tools, job_id))[0] == (0, "state")
     await store.cancel_job(job_id)
     tools.clock.turn(JOBS)
-    before = tools.clock.now - JOBS
     await store.prune_logs(JOBS, 0)
-    due = await store._readers.run(lambda db: pruning.find_jobs(db, before, 0))
-    assert len(due.seqs) == 1
+    old = await store.find_old_jobs(JOBS, 0)
+    assert len(old.seqs) == 1
     await store.retry_job(job_id)
     await store._writer.run(lambda tx: tx.run("DELETE FROM job_events", {}))
-    assert (await store._writer.run(lambda tx: pruning.prune_jobs(tx, due))).jobs == 0
+    assert (await store.prune_jobs(old)).jobs == 0
     assert (await store.get_job(job_id)).status is JobState.PENDING
 
 

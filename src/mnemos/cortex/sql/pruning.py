@@ -15,7 +15,8 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from ..records import PrunedStep
+from ..big_results import REFERENCE_PREFIX
+from ..records import OldJobs, PrunedStep
 from ..state_machine import TERMINAL, Phase
 from .engine import LOCK_FREE, Connection
 from .places import Places
@@ -47,6 +48,11 @@ _ENDED = """
 SELECT seq, submitted_at, finished_at, size_bytes FROM jobs
 WHERE status = :status AND seq > :after ORDER BY seq LIMIT :limit
 """
+_STORED = f"""
+SELECT jobs.job_id, jobs.seq FROM job_results CROSS JOIN jobs
+WHERE job_results.job_seq IN ({_places.text}) AND jobs.seq = job_results.job_seq
+    AND substr(result, 1, {len(REFERENCE_PREFIX)}) = '{REFERENCE_PREFIX}'
+"""  # noqa: S608  constants only
 _HOLD_LOGS = f"""
 SELECT seq FROM jobs WHERE seq IN ({_places.text}) AND finished_at <= :before
 ORDER BY seq {LOCK_FREE}
@@ -87,7 +93,7 @@ WHERE seq = :seq AND pruned_lines > 0 AND NOT EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What may go in one step, and where to look on afterwards: None when all was looked at."""
+    """Which logs may go in one step, and where to look on: None when all was looked at."""
 
     seqs: Sequence[int]
     before: float
@@ -128,8 +134,17 @@ def prune_logs(tx: Transaction, due: Due) -> PrunedStep:
     return PrunedStep(jobs=len(held), next_seq=due.next_seq)
 
 
-def find_jobs(connection: Connection, before: float, after_seq: int) -> Due:
+def find_jobs(connection: Connection, before: float, after_seq: int) -> OldJobs:
     """Return jobs that ended `before`."""
+    seqs, next_seq = _old_jobs(connection, before, after_seq)
+    stored = connection.execute(_STORED, _places.fill(seqs)).fetchall() if seqs else []
+    return OldJobs(seqs, before, next_seq, {row["job_id"]: row["seq"] for row in stored})
+
+
+def _old_jobs(
+    connection: Connection, before: float, after_seq: int
+) -> tuple[list[int], int | None]:
+    """Their numbers, and where to look on."""
     lists: list[list[tuple[int, Any]]] = []
     for state in TERMINAL:
         told = {"status": state.value, "after": after_seq, "limit": LOOKED_AT_PER_STEP}
@@ -142,19 +157,19 @@ def find_jobs(connection: Connection, before: float, after_seq: int) -> Due:
     for seq, row in islice(ended, LOOKED_AT_PER_STEP):
         looked_at += 1
         if row["submitted_at"] > before:
-            return Due(seqs, before)
+            return seqs, None
         if row["finished_at"] <= before:
             if len(seqs) == JOBS_PER_STEP or (seqs and row["size_bytes"] > room):
-                return Due(seqs, before, next_seq=position)
+                return seqs, position
             seqs.append(seq)
             room -= row["size_bytes"]
         position = seq
-    return Due(seqs, before, next_seq=position if looked_at == LOOKED_AT_PER_STEP else None)
+    return seqs, position if looked_at == LOOKED_AT_PER_STEP else None
 
 
-def prune_jobs(tx: Transaction, due: Due) -> PrunedStep:
+def prune_jobs(tx: Transaction, old: OldJobs) -> PrunedStep:
     """Take away the jobs that were found, are still due and have no log any more."""
-    held = tx.all(_HOLD_JOBS, {**_places.fill(due.seqs), "before": due.before})
+    held = tx.all(_HOLD_JOBS, {**_places.fill(old.seqs), "before": old.ended_before})
     groups: set[str] = set()
     for job in held:
         tx.count("status", job["status"], -1)
@@ -163,7 +178,7 @@ def prune_jobs(tx: Transaction, due: Due) -> PrunedStep:
             groups.add(job["group_name"])
     if held:
         tx.run(_DELETE_JOBS, _places.fill(_numbers(held)))
-    return PrunedStep(jobs=len(held), next_seq=due.next_seq, groups=groups)
+    return PrunedStep(jobs=len(held), next_seq=old.next_seq, groups=groups)
 
 
 def forget_groups(tx: Transaction, groups: Collection[str]) -> None:

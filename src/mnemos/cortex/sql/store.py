@@ -28,6 +28,7 @@ from ..records import (
     JobFilter,
     JobRecord,
     NewJob,
+    OldJobs,
     PrunedStep,
     Reaped,
     Redriven,
@@ -192,14 +193,17 @@ class SqlStore:
             return PrunedStep(0, due.next_seq)
         return await self._writer.run(lambda tx: pruning.prune_logs(tx, due))
 
-    async def prune_jobs(self, kept_seconds: float, after_seq: int) -> PrunedStep:
-        """Take away jobs that ended so long ago and whose logs are gone, in one small commit."""
-        due = await self._readers.run(
+    async def find_old_jobs(self, kept_seconds: float, after_seq: int) -> OldJobs:
+        """Return some jobs that ended so long ago, no more than one commit may take away."""
+        return await self._readers.run(
             lambda db: pruning.find_jobs(db, self._engine.now(db) - kept_seconds, after_seq)
         )
-        if not due.seqs:
-            return PrunedStep(0, due.next_seq)
-        return await self._writer.run(lambda tx: pruning.prune_jobs(tx, due))
+
+    async def prune_jobs(self, old: OldJobs) -> PrunedStep:
+        """Take away jobs that were found, have not begun anew, and whose logs are gone."""
+        if not old.seqs:
+            return PrunedStep(0, old.next_seq)
+        return await self._writer.run(lambda tx: pruning.prune_jobs(tx, old))
 
     async def forget_groups(self, groups: Collection[str]) -> None:
         """Drop the counts of those groups that have no job any more."""
