@@ -7,6 +7,7 @@ import importlib
 import sys
 
 BENCHMARKS = (
+    "queue",
     "worker_start",
     "concurrent_jobs",
     "cancel_latency",
