@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -134,6 +135,23 @@ class ServiceClient:
         except httpx2.HTTPError as error:
             raise self._translate(error) from error
 
+    @asynccontextmanager
+    async def download(self, path: str) -> AsyncIterator[httpx2.Response]:
+        """An answer of any size, its body still to be read within the context."""
+        timeout = httpx2.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
+        try:
+            async with self._pool.stream("GET", path, timeout=timeout) as response:
+                if not response.is_success:
+                    await response.aread()
+                    self._read(response)
+                yield response
+        except httpx2.RemoteProtocolError as error:
+            raise Unreachable(
+                f"The answer of {self.service} ended early: it is damaged, or the line broke."
+            ) from error
+        except httpx2.HTTPError as error:
+            raise self._translate(error) from error
+
     def _read(self, response: httpx2.Response) -> Any:
         body: object = None
         if response.content:
@@ -178,6 +196,10 @@ class CortexClient(ServiceClient):
     async def job(self, job_id: str) -> dict[str, Any]:
         """One job with its attempts."""
         return await self._object("GET", f"/api/v1/jobs/{_segment(job_id)}")
+
+    def job_result(self, job_id: str) -> AbstractAsyncContextManager[httpx2.Response]:
+        """One job's answer alone, whatever its size."""
+        return self.download(f"/api/v1/jobs/{_segment(job_id)}/result")
 
     async def jobs(self, params: list[tuple[str, Any]]) -> dict[str, Any]:
         """One page of jobs, newest first."""

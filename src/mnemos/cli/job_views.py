@@ -64,7 +64,10 @@ def print_job(job: Mapping[str, Any]) -> None:
 def print_result(job: Mapping[str, Any]) -> None:
     """A job's answer; of a list, such as rows or choices, each item begins a line."""
     result = job.get("result")
-    if isinstance(result, str):
+    if isinstance(result, dict) and list(result) == ["result_reference"]:
+        size = result["result_reference"].get("size_bytes", "many")
+        click.echo(f"({size} bytes of JSON; get them with: mnemos jobs result {job['job_id']})")
+    elif isinstance(result, str):
         click.echo(result)
     elif isinstance(result, list) and not all(isinstance(item, float) for item in result):
         _print_items(result)

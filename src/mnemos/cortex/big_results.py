@@ -14,6 +14,9 @@ from mnemos.engram.errors import EngramError
 from mnemos.engram.store import ObjectStore
 
 DEFAULT_BUCKET = "mnemos-results"
+KIND_HEADER = "Mnemos-Result"
+INLINE, STORED, REFERENCE = "inline", "stored", "reference"
+"""What the header says: the answer is from CORTEX's database; from ENGRAM; only where it lies."""
 _MOST_CHARACTERS = 4096
 """More than a reference has."""
 REFERENCE_PREFIX = '{"result_reference"'

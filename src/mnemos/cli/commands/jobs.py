@@ -16,6 +16,7 @@ from ..lazy import SuggestingGroup
 from ..options import DEFAULT_MODEL, cortex_option, output_option
 from ..output import Format, emit_record, emit_rows, note, to_json
 from ..sampling import answer_options, sampling_options
+from .job_result import result_of_job
 
 if TYPE_CHECKING:
     from ..watching import Listener
@@ -365,6 +366,9 @@ def redrive_jobs(
         note("No job fits.")
     else:
         note(f"{_jobs(fitting)} {'would be queued' if dry_run else 'queued'} again.")
+
+
+jobs.add_command(result_of_job)
 
 
 def _plain(value: Any) -> Any:

@@ -11,15 +11,19 @@ from fastapi.responses import StreamingResponse
 from mnemos.engram.errors import EngramError, ObjectNotFoundError
 from mnemos.http import ApiError
 
-from ..big_results import ResultObjects, StoredResult, read_reference
+from ..big_results import (
+    INLINE,
+    KIND_HEADER,
+    REFERENCE,
+    STORED,
+    ResultObjects,
+    StoredResult,
+    read_reference,
+)
 from ..records import JobRecord
 from ..state_machine import TERMINAL
 from . import documents
 from .context import Cortex
-
-KIND_HEADER = "Mnemos-Result"
-INLINE, STORED, REFERENCE = "inline", "stored", "reference"
-"""The answer from CORTEX's database; from ENGRAM; only where it lies."""
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 _log = structlog.get_logger(__name__)
