@@ -80,6 +80,8 @@ class Submitted:
     status: JobState
     created: bool
     conflict: str | None = None
+    submitted_at: float | None = None
+    """When, of a job that was created."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

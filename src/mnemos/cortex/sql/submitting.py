@@ -94,7 +94,7 @@ def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Subm
     }
     tx.run(_INSERT_INPUT, payload)
     note_created(tx, row)
-    return Submitted(new.job_id, JobState.PENDING, created=True)
+    return Submitted(new.job_id, JobState.PENDING, created=True, submitted_at=tx.now)
 
 
 def _find_known(tx: Transaction, new: NewJob) -> Submitted | None:
