@@ -12,7 +12,15 @@ from store_chaos import WORKERS, Chaos, check_books
 
 from mnemos.cortex.errors import ConflictError, JobNotFoundError, LogPrunedError
 from mnemos.cortex.notifier import LocalNotifier
-from mnemos.cortex.records import Chunk, DeadLetters, FinishedRow, JobFilter, PrunedStep, Report
+from mnemos.cortex.records import (
+    Chunk,
+    DeadLetters,
+    Fence,
+    FinishedRow,
+    JobFilter,
+    PrunedStep,
+    Report,
+)
 from mnemos.cortex.retention import FOR_EVER, Pruned, RetentionPruner
 from mnemos.cortex.sql import pruning
 from mnemos.cortex.sql.postgres.store import PostgresStore
@@ -509,3 +517,43 @@ async def test_two_replicas_prune_beside_each_other_and_beside_others(
         assert (await one.group_counts("h")).pending == len(submitted)
         assert (await one.group_counts("g")).total == 0
         await check_books(first)
+
+
+async def test_pruning_beside_a_load_takes_only_what_was_answered(tools: StoreTools) -> None:
+    many = 300
+    answered: set[str] = set()
+    gone = Pruned()
+    for worker_id in ("wrk_a", "wrk_b"):
+        await tools.register(worker_id)
+
+    async def submit() -> None:
+        for _ in range(many // 10):
+            await tools.store.submit([tools.new_job(group="g") for _ in range(10)])
+
+    async def work(worker_id: str) -> None:
+        while len(answered) < many:
+            for leased in await tools.claim(worker_id, max_jobs=4):
+                job_id = leased.job.job_id
+                await tools.store.append_chunks(worker_id, [Chunk(job_id, 1, 0, "t", [1])])
+                tools.clock.turn(0.01)
+                said = Report(job_id=job_id, attempt=1, status=JobState.COMPLETED, result="1")
+                [verdict] = await tools.store.report(worker_id, [said])
+                assert verdict.verdict is Fence.ACCEPTED
+                assert job_id not in answered
+                answered.add(job_id)
+
+    async def prune() -> None:
+        nonlocal gone
+        while len(answered) < many:
+            done = await pruner(tools, jobs=0.2, logs=0.1).run_once()
+            gone = Pruned(gone.logs + done.logs, gone.jobs + done.jobs)
+            assert gone.jobs <= gone.logs <= len(answered)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(submit())
+        for worker_id in ("wrk_a", "wrk_b"):
+            group.create_task(work(worker_id))
+        group.create_task(prune())
+    assert gone.jobs > many // 4
+    assert len(await state_of(tools.store)) == many - gone.jobs
+    await check_books(tools)
