@@ -12,7 +12,7 @@ from cortex_tools import LEASE, StoreTools, TurnableClock, running_cortex
 from pydantic import SecretStr
 from store_chaos import WORKERS, Chaos, check_books, check_log
 
-from mnemos.cortex.notifier import LocalNotifier, job_topic, runtime_topic
+from mnemos.cortex.notifier import LocalNotifier, group_topic, job_topic, runtime_topic
 from mnemos.cortex.records import Fence, JobFilter, Report
 from mnemos.cortex.settings import CortexSettings
 from mnemos.cortex.sql.postgres.store import PostgresStore
@@ -100,7 +100,8 @@ async def test_a_batch_with_more_topics_than_one_notification_holds_wakes_all(
     jobs = [first.new_job(group="g" * 200 + str(n)) for n in range(60)]
     async with AsyncExitStack() as stack:
         ears = [
-            stack.enter_context(second.notifier.subscribe(job_topic(job.job_id))) for job in jobs
+            stack.enter_context(second.notifier.subscribe(group_topic(job.group or "")))
+            for job in jobs
         ]
         await first.store.submit(jobs)
         assert all([await ear.wait(5) for ear in ears])

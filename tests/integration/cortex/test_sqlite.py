@@ -63,7 +63,7 @@ def test_the_migrations_build_the_schema_that_the_code_uses(tmp_path: Path) -> N
     assert description(tmp_path / "migrated.db") == description(tmp_path / "wanted.db")
 
 
-async def test_a_batch_of_an_older_cortex_knows_its_rows(
+async def test_a_batch_of_an_older_cortex_knows_its_rows_and_goes_on_with_its_log(
     tmp_path: Path, store_factory: StoreFactory, clock: TurnableClock, notifier: LocalNotifier
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -73,6 +73,8 @@ async def test_a_batch_of_an_older_cortex_knows_its_rows(
     connection.execute("INSERT INTO lanes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", lane)
     connection.execute(_OLD_JOB)
     connection.execute("INSERT INTO job_inputs VALUES (1, ?, '{}', '{}')", ['{"inputs":["a","b"]}'])
+    line = (1, 0, "state", '{"status":"pending","attempt":0,"worker_id":null}', 0.0)
+    connection.execute("INSERT INTO job_events VALUES (?, ?, ?, ?, ?)", line)
     connection.commit()
     connection.close()
     async with store_factory() as store:
@@ -84,6 +86,7 @@ async def test_a_batch_of_an_older_cortex_knows_its_rows(
         page = await store.read_events("job_old", 0, 100)
     assert leased.job.engine_crashes == 0
     assert sum(event.kind == "row" for event in page.events) == 2
+    assert [event.sequence for event in page.events] == list(range(5))
 
 
 async def test_a_second_store_on_the_same_data_is_refused(

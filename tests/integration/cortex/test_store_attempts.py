@@ -103,7 +103,7 @@ async def test_a_lost_job_goes_on_elsewhere_and_the_late_answer_is_stale(
     job_id = await tools.hold()
     tools.clock.turn(LEASE + 1)
     await tools.store.reap()
-    assert await verdict_of(tools, done(job_id)) is Fence.STALE
+    assert await verdict_of(tools, failed(job_id)) is Fence.STALE
     await tools.register("wrk_b")
     assert await tools.claim("wrk_b") == []
     tools.clock.turn(0.5)

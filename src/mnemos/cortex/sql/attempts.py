@@ -1,16 +1,17 @@
-"""What a worker says about attempts: they go on, got further, ended, are handed back.
+"""What workers say about attempts: they go on, got further, ended, are handed back.
 
-Every call is fenced here: it counts only for the attempt that holds the job, from the worker
-that was given it.
+Each function is given what several calls said, in their order, and carries it out at once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from .. import lease_core
 from ..errors import WorkerUnknownError
+from ..lease_core import Append, Renew, Say, Step
 from ..records import (
     AttemptRef,
     Chunk,
@@ -21,339 +22,212 @@ from ..records import (
     Report,
     StatusUpdate,
 )
-from ..state_machine import (
-    TRANSITIONS,
-    Decision,
-    JobState,
-    Outcome,
-    RetryPolicy,
-    decide_after_engine_death,
-    decide_after_failure,
-)
+from ..state_machine import JobState, Outcome
+from .carry_out import Ledger, Random
+from .jobs_loaded import LoadedJob, load_jobs, load_pasts, load_streams
 from .lanes import raise_needs
-from .progress import is_streamed, room_taken
-from .rows import ROW_JOB_TYPES, row_event
-from .transaction import Row, Transaction
-from .transitions import append_event, end_attempt, find_job, finish, forward, is_held, requeue
+from .log_lines import token_text
+from .many import INT, TEXT, Among, Many, Values
+from .progress import room_taken
+from .results import Results
+from .rows import row_event
+from .transaction import Transaction
 
-Random = Callable[[], float]
+Renewals = tuple[str, Sequence[AttemptRef]]
+Updates = tuple[str, Sequence[StatusUpdate]]
+Chunks = tuple[str, Sequence[Chunk]]
+Reports = tuple[str, Sequence[Report]]
+Releases = tuple[str, Sequence[Release]]
 
-_RENEW = "UPDATE jobs SET lease_expires_at = :until, renewed = TRUE WHERE seq = :seq"
-_MARK_RENEWED = "UPDATE jobs SET renewed = TRUE WHERE seq = :seq AND NOT renewed"
-_SEEN = """
-UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id RETURNING worker_id
-"""
-_REPORTED = """
-SELECT attempts.worker_id FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
-WHERE jobs.job_id = :job_id AND attempts.attempt = :attempt AND attempts.reported
-"""
-_STORE_RESULT = """
-INSERT INTO job_results (job_seq, result, output_metadata, metrics)
-VALUES (:seq, :result, :output_metadata, :metrics)
-ON CONFLICT (job_seq) DO UPDATE SET result = excluded.result,
-    output_metadata = excluded.output_metadata, metrics = excluded.metrics
-"""
-_COUNT_ENDED = """
+_SEEN = Among(
+    """
+UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = ANY(:keys)
+RETURNING worker_id
+""",
+    TEXT,
+)
+_COUNT_ENDED = Many(
+    """
 UPDATE workers SET total_jobs_completed = total_jobs_completed + :completed,
     total_jobs_failed = total_jobs_failed + :failed, last_seen = :now
-WHERE worker_id = :worker_id
-"""
-_COUNT_DEATH = "UPDATE jobs SET engine_crashes = :deaths WHERE seq = :seq"
-_ADVANCE = """
-UPDATE jobs SET next_chunk = :next, size_bytes = size_bytes + :bytes WHERE seq = :seq
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """How an attempt ended that did not complete its job.
-
-    `retryable` is by its nature, whatever the job's policy says; `reported` says that its worker
-    told; `engine_jobs` is Report's.
-    """
-
-    outcome: Outcome
-    code: str
-    error: str
-    retryable: bool = True
-    reported: bool = False
-    engine_jobs: int = 0
-
-
-def _held_by(tx: Transaction, worker_id: str, ref: AttemptRef) -> Row | None:
-    job = find_job(tx, ref.job_id)
-    if job is None or not is_held(job):
-        return None
-    if job["attempt"] != ref.attempt or job["worker_id"] != worker_id:
-        return None
-    return job
-
-
-def _going_on(job: Row) -> Fence:
-    return Fence.CANCELLED if job["cancel_requested"] else Fence.ACCEPTED
+WHERE workers.worker_id = :worker_id
+""",
+    completed=INT,
+    failed=INT,
+    now="float8",
+    worker_id=TEXT,
+)
+_FAILURES = frozenset({Outcome.FAILED, Outcome.TIMEOUT})
 
 
 def renew(
-    tx: Transaction, worker_id: str, refs: Sequence[AttemptRef], lease_seconds: float
-) -> list[RefVerdict]:
-    """Extend leases to a whole lease from now. Raises WorkerUnknownError."""
-    if tx.one(_SEEN, {"worker_id": worker_id, "now": tx.now}) is None:
-        raise WorkerUnknownError(worker_id)
-    verdicts = []
-    for ref in refs:
-        job = _held_by(tx, worker_id, ref)
-        verdict = Fence.STALE
-        if job is not None:
-            verdict = _going_on(job)
-            tx.run(_RENEW, {"seq": job["seq"], "until": tx.now + lease_seconds})
-        verdicts.append(RefVerdict(ref.job_id, ref.attempt, verdict))
-    return verdicts
+    tx: Transaction, calls: Sequence[Renewals], *, lease_seconds: float
+) -> list[list[RefVerdict] | WorkerUnknownError]:
+    """Extend leases to a whole lease from now; the answer to an unknown worker is an error."""
+    known = {row["worker_id"] for row in tx.among(_SEEN, _workers(calls), now=tx.now)}
+    jobs = load_jobs(tx, {ref.job_id for _, refs in calls for ref in refs})
+    ledger = Ledger(tx)
+    answers: list[list[RefVerdict] | WorkerUnknownError] = []
+    for worker_id, refs in calls:
+        if worker_id not in known:
+            answers.append(WorkerUnknownError(worker_id))
+            continue
+        verdicts = []
+        for ref in refs:
+            event = Renew(worker_id, ref.attempt, lease_seconds)
+            verdict = _verdict(ledger, jobs.get(ref.job_id), event)
+            verdicts.append(RefVerdict(ref.job_id, ref.attempt, verdict))
+        answers.append(verdicts)
+    ledger.write()
+    return answers
 
 
-def update_status(
-    tx: Transaction, worker_id: str, updates: Sequence[StatusUpdate]
-) -> list[RefVerdict]:
+def update_status(tx: Transaction, calls: Sequence[Updates]) -> list[list[RefVerdict]]:
     """Move attempts forward; what arrives late and would move one back changes nothing."""
-    verdicts = []
-    for update in updates:
-        job = _held_by(tx, worker_id, AttemptRef(update.job_id, update.attempt))
-        verdict = Fence.STALE if job is None else _going_on(job)
-        if job is not None:
-            tx.run(_MARK_RENEWED, {"seq": job["seq"]})
-            if _is_news(job, update):
-                forward(tx, job, update.status, update.message)
-            elif verdict is Fence.ACCEPTED:
-                verdict = Fence.DUPLICATE
-        verdicts.append(RefVerdict(update.job_id, update.attempt, verdict))
-    return verdicts
+    jobs = load_jobs(tx, {update.job_id for _, updates in calls for update in updates})
+    ledger = Ledger(tx)
+    answers = []
+    for worker_id, updates in calls:
+        verdicts = []
+        for said in updates:
+            event = Say(worker_id, said.attempt, said.status, said.message)
+            verdict = _verdict(ledger, jobs.get(said.job_id), event)
+            verdicts.append(RefVerdict(said.job_id, said.attempt, verdict))
+        answers.append(verdicts)
+    ledger.write()
+    return answers
 
 
-def _is_news(job: Row, update: StatusUpdate) -> bool:
-    present = JobState(job["status"])
-    if update.status is present:
-        return bool(update.message) and update.message != job["status_message"]
-    return update.status in TRANSITIONS[present]
+def _verdict(ledger: Ledger, loaded: LoadedJob | None, event: Renew | Say) -> Fence:
+    return Fence.STALE if loaded is None else ledger.step(loaded, event).verdict
 
 
-def append_chunks(tx: Transaction, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
+def append_chunks(tx: Transaction, calls: Sequence[Chunks]) -> list[list[ChunkAck]]:
     """Append tokens and rows, each exactly once and in order; one ack for each attempt named.
 
     A chunk that brings nothing, as a bare final one, is acknowledged and leaves no event; so is
     a row that the job does not have.
     """
-    by_attempt: dict[AttemptRef, list[Chunk]] = {}
-    for chunk in chunks:
-        by_attempt.setdefault(AttemptRef(chunk.job_id, chunk.attempt), []).append(chunk)
-    return [_append_to(tx, worker_id, ref, some) for ref, some in by_attempt.items()]
+    jobs = load_jobs(tx, {chunk.job_id for _, chunks in calls for chunk in chunks})
+    load_pasts(tx, jobs, _refs(calls))
+    load_streams(tx, jobs)
+    ledger = Ledger(tx)
+    answers = []
+    for worker_id, chunks in calls:
+        by_attempt: dict[tuple[str, int], list[Chunk]] = {}
+        for chunk in chunks:
+            by_attempt.setdefault((chunk.job_id, chunk.attempt), []).append(chunk)
+        acks = []
+        for (job_id, attempt), some in by_attempt.items():
+            loaded = jobs.get(job_id)
+            if loaded is None:
+                acks.append(ChunkAck(job_id, attempt, 0, Fence.STALE))
+            else:
+                acks.append(_append(ledger, loaded, worker_id, attempt, some))
+        answers.append(acks)
+    ledger.write()
+    return answers
 
 
-def _append_to(
-    tx: Transaction, worker_id: str, ref: AttemptRef, chunks: Sequence[Chunk]
+def _append(
+    ledger: Ledger, loaded: LoadedJob, worker_id: str, attempt: int, chunks: Sequence[Chunk]
 ) -> ChunkAck:
-    job = _held_by(tx, worker_id, ref)
-    if job is None:
-        return ChunkAck(ref.job_id, ref.attempt, 0, Fence.STALE)
-    first = int(job["next_chunk"])
-    position = first
-    grown = 0
-    for chunk in chunks:
-        if chunk.sequence != position:
-            continue
-        if position == 0 and _begins_to_stream(tx, job):
-            forward(tx, job, JobState.STREAMING, "")
-        grown += _keep(tx, job, chunk)
-        position += 1
-    if position != first:
-        tx.run(_ADVANCE, {"seq": job["seq"], "next": position, "bytes": grown})
-        tx.run(_MARK_RENEWED, {"seq": job["seq"]})
-    return ChunkAck(ref.job_id, ref.attempt, position, _going_on(job))
+    numbers = [chunk.sequence for chunk in chunks]
+    past = loaded.pasts.get(attempt)
+    step = ledger.step(loaded, Append(worker_id, attempt, numbers, past))
+    for place in step.kept:
+        _keep(ledger, loaded, chunks[place])
+    position = 0 if step.verdict is Fence.STALE else step.job.next_chunk
+    return ChunkAck(loaded.job_id, attempt, position, step.verdict)
 
 
-def _begins_to_stream(tx: Transaction, job: Row) -> bool:
-    """Whether its first chunk makes a job a streaming one; of an unstreamed answer it does not."""
-    if job["status"] == JobState.STREAMING.value:
-        return False
-    return job["job_type"] in ROW_JOB_TYPES or is_streamed(tx, job)
-
-
-def _keep(tx: Transaction, job: Row, chunk: Chunk) -> int:
-    """Log what a chunk brings; return how much more room the job takes when it is claimed again."""
-    grown = 0
+def _keep(ledger: Ledger, loaded: LoadedJob, chunk: Chunk) -> None:
+    """Log what a chunk brings, and note how much more room the job takes when claimed again."""
     if chunk.content or chunk.token_ids:
-        append_event(tx, job, "token", _token_event(chunk))
-        grown += room_taken(chunk.content, chunk.token_ids)
-    if chunk.row is not None and chunk.row.index < job["row_count"]:
+        ledger.log(loaded, "token", token_text(chunk))
+        loaded.bytes_grown += room_taken(chunk.content, chunk.token_ids)
+    if chunk.row is not None and chunk.row.index < loaded.row["row_count"]:
         event = row_event(chunk.row, chunk.attempt)
-        append_event(tx, job, "row", event)
-        grown += len(event.encode())
-    return grown
+        ledger.log(loaded, "row", event)
+        loaded.bytes_grown += len(event.encode())
 
 
-def _token_event(chunk: Chunk) -> str:
-    data = {
-        "content": chunk.content,
-        "token_ids": list(chunk.token_ids),
-        "attempt": chunk.attempt,
-    }
-    return json.dumps(data, separators=(",", ":"))
+def report(tx: Transaction, calls: Sequence[Reports], *, random: Random) -> list[list[RefVerdict]]:
+    """End attempts as their workers say."""
+    jobs = load_jobs(tx, {said.job_id for _, reports in calls for said in reports})
+    load_pasts(tx, jobs, _refs(calls))
+    ledger, results = Ledger(tx, random), Results(tx)
+    completed: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    answers = []
+    for worker_id, reports in calls:
+        verdicts = []
+        for said in reports:
+            loaded = jobs.get(said.job_id)
+            verdict = Fence.STALE
+            if loaded is not None:
+                step = _end(ledger, loaded, worker_id, said)
+                results.keep(loaded, said, step.keep)
+                verdict = step.verdict
+                if step.ended is not None:
+                    completed[worker_id] += step.ended.outcome is Outcome.COMPLETED
+                    failed[worker_id] += step.ended.outcome in _FAILURES
+            verdicts.append(RefVerdict(said.job_id, said.attempt, verdict))
+        answers.append(verdicts)
+    ledger.write()
+    results.write()
+    tx.write(_COUNT_ENDED, [(completed[w], failed[w], tx.now, w) for w in _workers(calls)])
+    return answers
 
 
-def report(
-    tx: Transaction, worker_id: str, reports: Sequence[Report], random: Random
-) -> list[RefVerdict]:
-    """End attempts as their worker says."""
-    verdicts = []
-    completed = failed = 0
-    for said in reports:
-        job = _held_by(tx, worker_id, AttemptRef(said.job_id, said.attempt))
-        if job is None:
-            verdict = _repeat_or_stale(tx, worker_id, said)
-        else:
-            verdict = Fence.ACCEPTED
-            outcome = _end(tx, job, said, random)
-            completed += outcome is Outcome.COMPLETED
-            failed += outcome in {Outcome.FAILED, Outcome.TIMEOUT}
-        verdicts.append(RefVerdict(said.job_id, said.attempt, verdict))
-    counts = {"completed": completed, "failed": failed, "worker_id": worker_id, "now": tx.now}
-    tx.run(_COUNT_ENDED, counts)
-    return verdicts
-
-
-def _repeat_or_stale(tx: Transaction, worker_id: str, said: Report) -> Fence:
-    known = tx.one(_REPORTED, {"job_id": said.job_id, "attempt": said.attempt})
-    if known is not None and known["worker_id"] == worker_id:
-        return Fence.DUPLICATE
-    return Fence.STALE
-
-
-def _end(tx: Transaction, job: Row, said: Report, random: Random) -> Outcome:
-    if job["cancel_requested"] or said.status is JobState.CANCELLED:
-        error = said.error or "The job was cancelled."
-        end_attempt(tx, job, Outcome.CANCELLED, reported=True, error_code="cancelled", error=error)
-        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error=error)
-        _keep_partial(tx, job, said)
-        return Outcome.CANCELLED
-    if said.status is JobState.COMPLETED:
-        end_attempt(tx, job, Outcome.COMPLETED, reported=True)
-        _keep_output(tx, job, said)
-        finish(tx, job, JobState.COMPLETED)
-        return Outcome.COMPLETED
-    timed_out = said.status is JobState.TIMEOUT
-    failure = Failure(
-        outcome=Outcome.TIMEOUT if timed_out else Outcome.FAILED,
-        code="timeout" if timed_out else said.error_code,
+def _end(ledger: Ledger, loaded: LoadedJob, worker_id: str, said: Report) -> Step:
+    event = lease_core.Report(
+        worker_id,
+        said.attempt,
+        state=said.status,
+        error_code=said.error_code,
         error=said.error,
         retryable=said.retryable,
-        reported=True,
         engine_jobs=said.engine_jobs,
+        past=loaded.pasts.get(said.attempt),
     )
-    if fail_attempt(tx, job, failure, random) is JobState.TIMEOUT:
-        _keep_partial(tx, job, said)
-    return failure.outcome
+    return ledger.step(loaded, event)
 
 
-def _keep_partial(tx: Transaction, job: Row, said: Report) -> None:
-    """Keep what an attempt that did not complete had got to; a late completion is not that."""
-    if said.result is not None and said.status is not JobState.COMPLETED:
-        _keep_output(tx, job, said)
-
-
-def _keep_output(tx: Transaction, job: Row, said: Report) -> None:
-    answer = {
-        "seq": job["seq"],
-        "result": said.result,
-        "output_metadata": said.output_metadata,
-        "metrics": said.metrics,
-    }
-    tx.run(_STORE_RESULT, answer)
-    generated = json.loads(said.output_metadata).get("tokens_generated", 0)
-    if isinstance(generated, int) and 0 < generated < 2**40:
-        tx.measured.tokens += generated
-        tx.count("total", "tokens", generated)
-
-
-def fail_attempt(tx: Transaction, job: Row, failure: Failure, random: Random) -> JobState:
-    """End an attempt that brought nothing, decide what becomes of the job, and return that.
-
-    A job whose submitter wants it stopped is not tried again.
-    """
-    code, error = failure.code, failure.error
-    end_attempt(tx, job, failure.outcome, reported=failure.reported, error_code=code, error=error)
-    if job["cancel_requested"]:
-        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
-        return JobState.CANCELLED
-    decision = _decide(tx, job, failure, random)
-    if decision.state is JobState.PENDING:
-        requeue(
-            tx,
-            job,
-            delay_seconds=decision.delay_seconds,
-            retries_used=decision.retries_used,
-            message=f"attempt {job['attempt']} ended: {error}",
-        )
-        return JobState.PENDING
-    if decision.poisonous:
-        deaths = job["engine_crashes"] + 1
-        error = f"the engine died {deaths} times under this job; last: {error}"
-    retryable = failure.retryable and not decision.poisonous
-    finish(tx, job, decision.state, error_code=code, error=error, retryable=retryable)
-    return decision.state
-
-
-def _decide(tx: Transaction, job: Row, failure: Failure, random: Random) -> Decision:
-    policy = read_policy(job["retry_config"])
-    used, by_nature = job["retries_used"], failure.retryable
-    if failure.code != "engine_crashed":
-        return decide_after_failure(policy, used, failure.code, by_nature=by_nature, random=random)
-    deaths = job["engine_crashes"] + 1
-    tx.run(_COUNT_DEATH, {"seq": job["seq"], "deaths": deaths})
-    return decide_after_engine_death(
-        policy,
-        used,
-        deaths=deaths,
-        engine_jobs=failure.engine_jobs,
-        by_nature=by_nature,
-        random=random,
-    )
-
-
-def read_policy(text: str) -> RetryPolicy:
-    """Read a job's stored retry policy."""
-    told = json.loads(text)
-    return RetryPolicy(
-        max_retries=told["max_retries"],
-        initial_backoff_seconds=told["initial_backoff_seconds"],
-        max_backoff_seconds=told["max_backoff_seconds"],
-        retryable_codes=tuple(told["retryable_codes"]),
-    )
-
-
-def release(tx: Transaction, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
+def release(tx: Transaction, calls: Sequence[Releases]) -> list[list[RefVerdict]]:
     """Give jobs back to the queue at once; no retry is charged."""
-    verdicts = []
-    for one in releases:
-        job = _held_by(tx, worker_id, AttemptRef(one.job_id, one.attempt))
-        if job is None:
+    jobs = load_jobs(tx, {said.job_id for _, releases in calls for said in releases})
+    ledger = Ledger(tx)
+    answers = []
+    for worker_id, releases in calls:
+        verdicts = []
+        for said in releases:
+            loaded = jobs.get(said.job_id)
             verdict = Fence.STALE
-        else:
-            verdict = _going_on(job)
-            release_attempt(tx, job, one)
-        verdicts.append(RefVerdict(one.job_id, one.attempt, verdict))
-    return verdicts
+            if loaded is not None:
+                verdict = release_attempt(ledger, loaded, worker_id, said)
+            verdicts.append(RefVerdict(said.job_id, said.attempt, verdict))
+        answers.append(verdicts)
+    ledger.write()
+    return answers
 
 
-def release_attempt(tx: Transaction, job: Row, said: Release) -> None:
-    """End an attempt that was handed back; what it turned out to need is asked for from now on."""
-    reason = said.reason or "the worker handed the job back"
-    end_attempt(tx, job, Outcome.RELEASED, reported=False, error=reason)
-    if job["cancel_requested"]:
-        finish(tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled.")
-        return
-    message = f"attempt {job['attempt']} was handed back: {reason}"
-    needs = raise_needs(tx, job, said.min_memory_mb, said.min_gpu_memory_mb)
-    if needs:
-        message += f"; from now on it asks for {needs}"
-        moved = find_job(tx, job["job_id"])
-        assert moved is not None
-        job = moved
-    requeue(tx, job, delay_seconds=0, retries_used=job["retries_used"], message=message)
+def release_attempt(ledger: Ledger, loaded: LoadedJob, worker_id: str, said: Release) -> Fence:
+    """Let an attempt be handed back; what it turned out to need is asked for from now on."""
+    event = lease_core.Release(worker_id, said.attempt, said.reason)
+    if said.min_memory_mb or said.min_gpu_memory_mb:
+        foreseen = ledger.foresee(loaded, event)
+        if foreseen.ended is not None and foreseen.job.state is JobState.PENDING:
+            needs = raise_needs(ledger.tx, loaded, said.min_memory_mb, said.min_gpu_memory_mb)
+            remark = f"; from now on it asks for {needs}" if needs else ""
+            event = replace(event, remark=remark)
+    return ledger.step(loaded, event).verdict
+
+
+def _workers(calls: Iterable[tuple[str, Values]]) -> list[str]:
+    """Who says it, in the order in which all lock workers."""
+    return sorted({worker_id for worker_id, _ in calls})
+
+
+def _refs(calls: Iterable[Chunks] | Iterable[Reports]) -> Iterable[tuple[str, str, int]]:
+    return ((worker_id, one.job_id, one.attempt) for worker_id, some in calls for one in some)

@@ -1,116 +1,145 @@
-"""Which jobs a worker is given.
-
-By priority; then what has waited long; then what the worker has loaded; then age. A job whose
-model another worker has loaded is left for that one a moment (see warm_peers). Only the heads of
-lanes that fit are looked at, and lanes with nothing queued are skipped over by the index, so a
-claim costs the same whether ten jobs wait or ten million.
-"""
+"""Giving jobs to workers that ask for some: several claims in one go."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import merge
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from ..errors import WorkerReplacedError, WorkerUnknownError
-from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel, ModelKey
-from .engine import LOCK, LOCK_FREE
+from ..errors import CortexError, WorkerReplacedError, WorkerUnknownError
+from ..lease_core import Claim
+from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel
+from .carry_out import Ledger
+from .choosing import Choice, Heads
+from .engine import LOCK, fields_of
 from .fitting import Fit
-from .progress import progress_of
+from .jobs_loaded import JOB_COLUMNS, LoadedJob
+from .many import INT, TEXT, Among
+from .progress import begins_again, progress_of
 from .queries import job_from_row
-from .rows import finished_rows
+from .rows import ROW_JOB_TYPES, finished_rows
 from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS, acquire
-from .warm_peers import LEFT_TO_WARM_SECONDS, WarmPeers, load_seconds
+from .warm_peers import load_seconds
 
-WARM_MAY_OVERTAKE_SECONDS = 30.0
 SEEN_AGAIN_SECONDS = 5.0
-
 AGAIN_AFTER_OTHERS_SECONDS = 0.02
 MAX_ROUNDS = 5
 
-_WORKER = f"""
+_WORKERS = Among(
+    f"""
 SELECT worker_id, instance_id, capabilities, tags, desired_state, last_seen, lost, models,
     offered_memory_mb, offered_gpu_memory_mb
-FROM workers WHERE worker_id = :worker_id {LOCK}
-"""  # noqa: S608  constants only
+FROM workers WHERE worker_id = ANY(:keys) ORDER BY worker_id {LOCK}
+""",  # noqa: S608  constants only
+    TEXT,
+)
 _TOUCH = "UPDATE workers SET last_seen = :now, lost = FALSE WHERE worker_id = :worker_id"
 _NOTE_MODELS = "UPDATE workers SET models = :models WHERE worker_id = :worker_id"
 _NOTE_OFFER = """
 UPDATE workers SET offered_memory_mb = :memory_mb, offered_gpu_memory_mb = :gpu_memory_mb
 WHERE worker_id = :worker_id
 """
-_QUEUED_LANES = """
-WITH RECURSIVE heads (lane_id) AS (
-    SELECT MIN(lane_id) FROM jobs WHERE queued
-    UNION ALL
-    SELECT (SELECT MIN(lane_id) FROM jobs WHERE queued AND lane_id > heads.lane_id)
-    FROM heads WHERE heads.lane_id IS NOT NULL
-)
-SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
-"""
-_HEADS = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE queued AND lane_id = :lane_id
-ORDER BY priority DESC, seq LIMIT :limit
-"""  # noqa: S608  constants only
-_LOCKED = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ANY(:seqs) AND queued ORDER BY seq {LOCK_FREE}
-"""  # noqa: S608  constants only
-_ANSWERED = """
-SELECT job_id FROM jobs
-WHERE worker_id = :worker_id AND lease_expires_at > :now AND claim_request_id = :request_id
+_ANSWERED = Among(
+    """
+SELECT job_id, claim_request_id FROM jobs
+WHERE worker_id = :worker_id AND lease_expires_at > :now AND claim_request_id = ANY(:keys)
     AND NOT renewed AND status = 'acquired'
 ORDER BY seq
+""",
+    TEXT,
+)
+_COLUMNS = f"""
+    {JOB_COLUMNS}, jobs.family, jobs.version, jobs.min_memory_mb, jobs.min_gpu_memory_mb, jobs.tags,
+    jobs.idempotency_key, jobs.trace, jobs.finished_at, jobs.finish_seq, jobs.error_code,
+    jobs.error, jobs.error_retryable, job_inputs.input, job_inputs.runtime_config,
+    job_inputs.metadata
 """
-_CLAIMED = """
-SELECT jobs.*, job_inputs.input, job_inputs.runtime_config, job_inputs.metadata
-FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq WHERE jobs.job_id = :job_id
-"""
-_ALL_CLAIMED = _CLAIMED.replace("= :job_id", "= ANY(:job_ids)")
+_FREE = Among(
+    f"""
+SELECT {_COLUMNS} FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq
+WHERE jobs.seq = ANY(:keys) AND jobs.queued
+ORDER BY jobs.seq /*+ FOR NO KEY UPDATE OF jobs SKIP LOCKED */
+""",  # noqa: S608  constants only
+    INT,
+)
+_CLAIMED = Among(
+    f"""
+SELECT {_COLUMNS} FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq
+WHERE jobs.job_id = ANY(:keys) ORDER BY jobs.seq
+""",  # noqa: S608  constants only
+    TEXT,
+)
 
 
-def claim(tx: Transaction, request: ClaimRequest, lease_seconds: float) -> Claimed:
-    """Lease up to `max_jobs` jobs that fit. Raises WorkerUnknownError, WorkerReplacedError."""
-    worker = tx.one(_WORKER, {"worker_id": request.worker_id})
+def claim(
+    tx: Transaction, requests: Sequence[ClaimRequest], *, lease_seconds: float
+) -> list[Claimed | CortexError]:
+    """Lease to each up to `max_jobs` jobs that fit, in the order in which they asked.
+
+    The answer is WorkerUnknownError or WorkerReplacedError where it may have none.
+    """
+    workers = {
+        row["worker_id"]: fields_of(row)
+        for row in tx.among(_WORKERS, {request.worker_id for request in requests})
+    }
+    answered = _answered(tx, requests)
+    heads = Heads(tx, sum(request.max_jobs for request in requests))
+    answers: dict[int, Claimed | CortexError] = {}
+    choices: dict[int, Choice] = {}
+    for place, request in enumerate(requests):
+        worker = workers.get(request.worker_id)
+        refusal = _refusal(worker, request)
+        if worker is None or refusal is not None:
+            answers[place] = refusal or WorkerUnknownError(request.worker_id)
+            continue
+        _note(tx, worker, request)
+        before = answered.get((request.worker_id, request.request_id))
+        if before:
+            answers[place] = Claimed(_leased_before(tx, before))
+        elif worker["desired_state"] != "active":
+            answers[place] = Claimed([])
+        else:
+            fit = Fit.of(worker["capabilities"], worker["tags"])
+            choices[place] = Choice(tx, request, fit, heads)
+    answers.update(_give(tx, choices, heads, lease_seconds))
+    return [answers[place] for place in range(len(requests))]
+
+
+def _refusal(worker: dict[str, Any] | None, request: ClaimRequest) -> CortexError | None:
     if worker is None:
-        raise WorkerUnknownError(request.worker_id)
+        return WorkerUnknownError(request.worker_id)
     if request.instance_id and worker["instance_id"] != request.instance_id:
         # Were it told to register, two processes of one id would take each other's jobs for ever.
-        raise WorkerReplacedError(request.worker_id)
-    _note(tx, worker, request)
-    answered = _answered(tx, request)
-    if answered:
-        return Claimed(_leased(tx, answered))
-    if worker["desired_state"] != "active":
-        return Claimed([])
-    choice = _Choice(tx, request, Fit.of(worker["capabilities"], worker["tags"]))
-    chosen = choice.own_jobs()
-    for job in chosen:
-        acquire(tx, job, request.worker_id, request.request_id, lease_seconds)
-    return Claimed(_leased(tx, chosen), choice.again_in_seconds)
+        return WorkerReplacedError(request.worker_id)
+    return None
 
 
-def _answered(tx: Transaction, request: ClaimRequest) -> list[Row]:
-    """What the same request was answered before, its worker not having heard of it yet."""
-    if not request.request_id:
-        return []
-    asked = {
-        "worker_id": request.worker_id,
-        "request_id": request.request_id,
-        "now": tx.now,
-    }
-    return tx.all(_ANSWERED, asked)
+def _answered(
+    tx: Transaction, requests: Iterable[ClaimRequest]
+) -> Mapping[tuple[str, str], list[str]]:
+    """What the same requests were answered before, their worker not having heard of it yet."""
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+    for request in requests:
+        if request.request_id:
+            asked[request.worker_id].add(request.request_id)
+    answered: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for worker_id, request_ids in asked.items():
+        for row in tx.among(_ANSWERED, request_ids, worker_id=worker_id, now=tx.now):
+            answered[worker_id, row["claim_request_id"]].append(row["job_id"])
+    return answered
 
 
-def _note(tx: Transaction, worker: Row, request: ClaimRequest) -> None:
+def _note(tx: Transaction, worker: dict[str, Any], request: ClaimRequest) -> None:
     """Keep what the worker says about itself, where that is news."""
     worker_id = request.worker_id
     if worker["lost"] or tx.now - worker["last_seen"] >= SEEN_AGAIN_SECONDS:
         tx.run(_TOUCH, {"worker_id": worker_id, "now": tx.now})
+        worker.update(lost=False, last_seen=tx.now)
     loaded = {model.key: model.load_seconds for model in request.models}
     if loaded != load_seconds(worker["models"]):
-        tx.run(_NOTE_MODELS, {"worker_id": worker_id, "models": _models(request.models)})
+        worker["models"] = _models(request.models)
+        tx.run(_NOTE_MODELS, {"worker_id": worker_id, "models": worker["models"]})
     most = worker["offered_memory_mb"], worker["offered_gpu_memory_mb"]
     offer = (
         max(most[0], request.memory_available_mb),
@@ -119,6 +148,7 @@ def _note(tx: Transaction, worker: Row, request: ClaimRequest) -> None:
     if offer != most:
         told = {"worker_id": worker_id, "memory_mb": offer[0], "gpu_memory_mb": offer[1]}
         tx.run(_NOTE_OFFER, told)
+        worker.update(offered_memory_mb=offer[0], offered_gpu_memory_mb=offer[1])
 
 
 def _models(models: Iterable[LoadedModel]) -> str:
@@ -137,134 +167,95 @@ def _models(models: Iterable[LoadedModel]) -> str:
     return json.dumps(told)
 
 
-class _Choice:
-    """The jobs for one claim; `again_in_seconds` is known once they were all taken from it."""
-
-    def __init__(self, tx: Transaction, request: ClaimRequest, fit: Fit) -> None:
-        self.again_in_seconds: float | None = None
-        self._tx = tx
-        self._request = request
-        self._fit = fit
-        self._loaded = {model.key: model for model in request.models}
-        self._peers = WarmPeers(tx, request.worker_id)
-        self._others: set[int] = set()
-
-    def own_jobs(self) -> list[Row]:
-        """The best jobs that fit and that nobody else takes or changes at the same moment.
-
-        Where others were faster for all that were looked at, it is worth asking again soon: they
-        may leave some.
-        """
-        if not self._tx.shared:
-            return list(self._jobs())
-        own: list[Row] = []
-        for _ in range(MAX_ROUNDS):
-            chosen = list(self._jobs())
-            own = self._lock(chosen)
-            if len(own) == len(chosen):
-                break
-            held = {job["seq"] for job in own}
-            self._others.update(job["seq"] for job in chosen if job["seq"] not in held)
-        if self._others and not own:
-            self.again_in_seconds = AGAIN_AFTER_OTHERS_SECONDS
-        return own
-
-    def _lock(self, chosen: list[Row]) -> list[Row]:
-        """Those of the jobs that are free, and still what they were chosen for, as they are now."""
-        if not chosen:
-            return []
-        rows = self._tx.all(_LOCKED, {"seqs": [job["seq"] for job in chosen]})
-        own = {(row["seq"], row["lane_id"]): row for row in rows}
-        keys = [(job["seq"], job["lane_id"]) for job in chosen]
-        return [own[key] for key in keys if key in own]
-
-    def _jobs(self) -> Iterator[Row]:
-        """The best jobs that fit, as many as were asked for and fit into one answer."""
-        self._peers = WarmPeers(self._tx, self._request.worker_id)
-        heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
-        for lane in self._tx.all(_QUEUED_LANES, {}):
-            model = self._loaded.get(ModelKey(lane["family"], lane["version"], lane["runtime"]))
-            if _fits(lane, self._request, self._fit, model):
-                warm = model is not None
-                rows = self._heads(lane) if warm else self._left_over(lane)
-                heads.append([(_rank(row, self._tx.now, warm=warm), row) for row in rows])
-        room = self._request.max_bytes
-        ranked = merge(*heads, key=lambda head: head[0])
-        for taken, (_, job) in enumerate(islice(ranked, self._request.max_jobs)):
-            room -= job["size_bytes"]
-            if taken and room < 0:
-                return
-            yield job
-
-    def _heads(self, lane: Row, more: int = 0) -> list[Row]:
-        limit = self._request.max_jobs + more + len(self._others)
-        rows = self._tx.all(_HEADS, {"lane_id": lane["lane_id"], "limit": limit})
-        return [row for row in rows if row["seq"] not in self._others] if self._others else rows
-
-    def _left_over(self, lane: Row) -> list[Row]:
-        """The heads of a lane, less what is left for workers that have its model loaded."""
-        rows = self._heads(lane)
-        if all(self._tx.now - row["available_at"] >= LEFT_TO_WARM_SECONDS for row in rows):
-            return rows
-        room = self._peers.room_for(lane)
-        if not room:
-            return rows
-        rows = [row for row in self._heads(lane, more=room) if not self._is_left(lane, row)]
-        return rows[: self._request.max_jobs]
-
-    def _is_left(self, lane: Row, job: Row) -> bool:
-        seconds = self._peers.seconds_to_leave(lane, job)
-        if seconds <= 0:
-            return False
-        self.again_in_seconds = min(seconds, self.again_in_seconds or seconds)
-        return True
+def _give(
+    tx: Transaction, choices: Mapping[int, Choice], heads: Heads, lease_seconds: float
+) -> dict[int, Claimed]:
+    """Let workers have what they choose; the same request asked twice is answered twice."""
+    first: dict[tuple[str, str], int] = {}
+    twins: dict[int, int] = {}
+    for place, choice in choices.items():
+        request = choice.request
+        if request.request_id:
+            earlier = first.setdefault((request.worker_id, request.request_id), place)
+            if earlier != place:
+                twins[place] = earlier
+    choosing = {place: choice for place, choice in choices.items() if place not in twins}
+    rows = _choose(tx, list(choosing.values()), heads)
+    ledger = Ledger(tx)
+    given: dict[int, list[LoadedJob]] = {}
+    for place, choice in choosing.items():
+        given[place] = [
+            _acquire(ledger, rows[job["seq"]], choice.request, lease_seconds) for job in choice.jobs
+        ]
+    ledger.write()
+    answers = {}
+    for place, jobs in given.items():
+        leased = [_leased(tx, loaded) for loaded in jobs]
+        answers[place] = Claimed(leased, choices[place].again_in_seconds)
+    return answers | {place: answers[earlier] for place, earlier in twins.items()}
 
 
-def _rank(job: Row, now: float, *, warm: bool) -> tuple[int, int, int]:
-    overdue = now - job["submitted_at"] >= WARM_MAY_OVERTAKE_SECONDS
-    temperature = 0 if overdue else 1 if warm else 2
-    return -job["priority"], temperature, job["seq"]
+def _choose(tx: Transaction, choices: Sequence[Choice], heads: Heads) -> dict[int, Row]:
+    """Let claims choose one after the other; return the rows of all that was chosen, locked.
 
-
-def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None) -> bool:
-    """Say whether the worker can run the lane's jobs; `model` is theirs if it is loaded.
-
-    What a submitter asked for is there when the model is loaded. What a job turned out to need
-    must be had: a loaded model adds what it holds, unless it is idle, when that counts as
-    available already. So a job goes not back to the worker that it was too big for.
+    Where others were faster for all that was looked at, it is worth asking again soon: they may
+    leave some.
     """
-    if not fit.offers(lane["runtime"], lane["job_type"]):
-        return False
-    if not fit.carries(json.loads(lane["tags"])):
-        return False
-    if model is not None and not lane["measured"]:
-        return True
-    held = model.memory_mb if model is not None and model.active_jobs else 0
-    memory_mb, gpu_memory_mb = int(lane["min_memory_mb"]), int(lane["min_gpu_memory_mb"])
-    return (
-        memory_mb <= request.memory_available_mb + held
-        and gpu_memory_mb <= request.gpu_memory_available_mb + held
+    rows: dict[int, Row] = {}
+    open_choices = choices
+    for number in range(MAX_ROUNDS):
+        for choice in open_choices:
+            if number:
+                choice.give_back()
+        for choice in open_choices:
+            choice.choose()
+        chosen = [job["seq"] for choice in open_choices for job in choice.jobs]
+        rows.update((row["seq"], row) for row in tx.among(_FREE, chosen))
+        open_choices = [choice for choice in open_choices if choice.drop_lost(rows)]
+        if not open_choices:
+            break
+    for choice in choices:
+        if heads.lost and not choice.jobs:
+            choice.again_in_seconds = AGAIN_AFTER_OTHERS_SECONDS
+    return rows
+
+
+def _acquire(ledger: Ledger, row: Row, request: ClaimRequest, lease_seconds: float) -> LoadedJob:
+    loaded = LoadedJob(row)
+    loaded.request_id = request.request_id
+    void = loaded.job.attempt > 0 and _begins_again(ledger.tx, row)
+    ledger.step(loaded, Claim(request.worker_id, lease_seconds, void))
+    return loaded
+
+
+def _begins_again(tx: Transaction, row: Row) -> bool:
+    """Whether what a reader has is void; finished rows are so only after a retry by hand."""
+    if row["job_type"] in ROW_JOB_TYPES:
+        return bool(row["attempt"] == row["void_attempts"])
+    return begins_again(tx, row)
+
+
+def _leased_before(tx: Transaction, job_ids: Sequence[str]) -> list[LeasedJob]:
+    return [_leased(tx, LoadedJob(row)) for row in tx.among(_CLAIMED, job_ids)]
+
+
+def _leased(tx: Transaction, loaded: LoadedJob) -> LeasedJob:
+    job = loaded.job
+    assert job.lease_expires_at is not None
+    assert job.deadline_at is not None
+    fields = fields_of(loaded.row)
+    fields.update(
+        status=job.state,
+        attempt=job.attempt,
+        worker_id=job.worker_id,
+        status_message=job.status_message,
+        started_at=loaded.started_at,
     )
-
-
-def _leased(tx: Transaction, jobs: Sequence[Row]) -> list[LeasedJob]:
-    job_ids = [job["job_id"] for job in jobs]
-    return [_leased_job(tx, row) for row in _with_inputs(tx, job_ids)]
-
-
-def _with_inputs(tx: Transaction, job_ids: Sequence[str]) -> list[Row]:
-    """Read jobs as they are now, in the order asked for; from a server all at once."""
-    if not tx.shared or not job_ids:
-        return [row for job_id in job_ids for row in tx.all(_CLAIMED, {"job_id": job_id})]
-    found = {row["job_id"]: row for row in tx.all(_ALL_CLAIMED, {"job_ids": job_ids})}
-    return [found[job_id] for job_id in job_ids]
-
-
-def _leased_job(tx: Transaction, row: Row) -> LeasedJob:
+    brought = job.attempt > 1
     return LeasedJob(
-        job_from_row(row),
-        lease_seconds=row["lease_expires_at"] - tx.now,
-        time_left_seconds=max(0.001, row["deadline_at"] - tx.now),
-        rows=finished_rows(tx, row),
-        progress=progress_of(tx, row),
+        job_from_row(fields),
+        lease_seconds=job.lease_expires_at - tx.now,
+        time_left_seconds=max(0.001, job.deadline_at - tx.now),
+        rows=finished_rows(tx, fields) if brought else (),
+        progress=progress_of(tx, fields) if brought else None,
     )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from ..errors import StartError, StorageUnavailableError
+from .engine import Parameters
+from .many import Among, Many, Values
 from .migrating import upgrade
 
 DATABASE_NAME = "cortex.db"
@@ -67,7 +72,21 @@ def migrate(database: Path, revision: str = "head") -> None:
         engine.dispose()
 
 
-def connect(database: Path, *, read_only: bool) -> sqlite3.Connection:
+class SqliteConnection(sqlite3.Connection):
+    """The Connection of the file."""
+
+    def write_many(self, statement: Many, rows: Sequence[Values], /) -> None:
+        """Execute a statement that returns nothing for many rows, in their order."""
+        self.executemany(statement.sqlite, rows)
+
+    def among(
+        self, statement: Among, keys: Collection[Any], others: Parameters, /
+    ) -> sqlite3.Cursor:
+        """Execute a statement for many keys."""
+        return self.execute(statement.sqlite, {"keys": json.dumps(list(keys)), **others})
+
+
+def connect(database: Path, *, read_only: bool) -> SqliteConnection:
     """Open a connection in autocommit mode whose rows answer to column names.
 
     The caller sees to it that one thread at a time uses it.
@@ -78,6 +97,7 @@ def connect(database: Path, *, read_only: bool) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,
+        factory=SqliteConnection,
     )
     connection.row_factory = sqlite3.Row
     try:

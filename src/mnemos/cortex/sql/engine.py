@@ -6,12 +6,13 @@ a comment that SQLite passes over: see LOCK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import StorageUnavailableError
+from .many import Among, Many, Values
 
 Parameters = Mapping[str, Any]
 
@@ -46,7 +47,8 @@ class Connection(Protocol):
     @property
     def in_transaction(self) -> bool: ...
     def execute(self, statement: str, parameters: Parameters = ..., /) -> Cursor: ...
-    def executemany(self, statement: str, parameters: Iterable[Parameters], /) -> Cursor: ...
+    def write_many(self, statement: Many, rows: Sequence[Values], /) -> None: ...
+    def among(self, statement: Among, keys: Collection[Any], others: Parameters, /) -> Cursor: ...
     def close(self) -> None: ...
 
 

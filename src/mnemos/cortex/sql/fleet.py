@@ -16,12 +16,13 @@ from ..records import (
     Release,
     WorkerRecord,
 )
-from .attempts import Random, release_attempt
+from .attempts import release_attempt
+from .carry_out import Ledger, Random
 from .engine import LOCK, Connection, fields_of
-from .reaping import lose_attempt
-from .submitting import add_action
+from .jobs_loaded import JOB_COLUMNS, LoadedJob
+from .people import add_action
+from .reaping import lose_attempts
 from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS
 
 _KNOWN_INSTANCE = f"""
 SELECT instance_id FROM workers WHERE worker_id = :worker_id {LOCK}
@@ -105,8 +106,8 @@ def register(tx: Transaction, new: Registration, random: Random) -> float:
 
 def _replace_instance(tx: Transaction, known: Row, random: Random) -> None:
     worker_id = known["worker_id"]
-    for job in tx.all(_HELD, {"worker_id": worker_id}):
-        lose_attempt(tx, job, "it started anew", random)
+    held = tx.all(_HELD, {"worker_id": worker_id})
+    lose_attempts(tx, held, "it started anew", random)
     tx.run("DELETE FROM actions WHERE worker_id = :worker_id", {"worker_id": worker_id})
     paused = known["desired_state"] == DesiredState.PAUSED.value
     desired = DesiredState.PAUSED if paused else DesiredState.ACTIVE
@@ -125,9 +126,11 @@ def deregister(tx: Transaction, worker_id: str, reason: str, instance_id: str) -
     """Forget a worker; what it still holds goes back to the queue."""
     if was_replaced(tx, worker_id, instance_id):
         return
-    for job in tx.all(_HELD, {"worker_id": worker_id}):
-        release = Release(job["job_id"], job["attempt"], reason or "the worker left")
-        release_attempt(tx, job, release)
+    ledger = Ledger(tx)
+    for row in tx.all(_HELD, {"worker_id": worker_id}):
+        release = Release(row["job_id"], row["attempt"], reason or "the worker left")
+        release_attempt(ledger, LoadedJob(row), worker_id, release)
+    ledger.write()
     tx.run("DELETE FROM workers WHERE worker_id = :worker_id", {"worker_id": worker_id})
     tx.topics.add(worker_topic(worker_id))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from ..state_machine import Phase
 from .engine import fields_of
-from .transaction import Row, Transaction
+from .jobs_loaded import LoadedJob
+from .many import TEXT, Among
+from .transaction import Transaction
 
-_FIND = "SELECT lane_id FROM lanes WHERE lane_key = :key"
+_FIND = Among("SELECT lane_key, lane_id FROM lanes WHERE lane_key = ANY(:keys)", TEXT)
 _ADD = """
 INSERT INTO lanes (lane_key, runtime, job_type, family, version, min_memory_mb,
     min_gpu_memory_mb, tags, measured)
@@ -52,21 +55,28 @@ class Demands:
         return json.dumps(told if self.measured else told[:-1])
 
 
-def lane_of(tx: Transaction, demands: Demands) -> int:
-    """Return the lane of some demands, made if need be."""
-    key = demands.key
-    row = tx.one(_FIND, {"key": key}) or tx.one(_ADD, {"key": key, **asdict(demands)})
+def lanes_of(tx: Transaction, demands: Iterable[Demands]) -> dict[Demands, int]:
+    """Return the lanes of some demands, made if need be."""
+    keys = {one: one.key for one in demands}
+    found = {row["lane_key"]: row["lane_id"] for row in tx.among(_FIND, keys.values())}
+    return {
+        one: found[key] if key in found else _add(tx, one, key)
+        for one, key in sorted(keys.items(), key=lambda pair: pair[1])
+    }
+
+
+def _add(tx: Transaction, demands: Demands, key: str) -> int:
+    row = tx.one(_ADD, {"key": key, **asdict(demands)})
     assert row is not None
     return int(row["lane_id"])
 
 
-def raise_needs(tx: Transaction, job: Row, memory_mb: int, gpu_memory_mb: int) -> str:
+def raise_needs(tx: Transaction, loaded: LoadedJob, memory_mb: int, gpu_memory_mb: int) -> str:
     """Let a running job demand at least so much from now on, and return that in words.
 
-    Nothing changes, and the words are empty, where it demands as much already. The caller's row
-    is out of date afterwards.
+    Nothing changes, and the words are empty, where it demands as much already.
     """
-    told = tx.one(_DEMANDS_OF, {"seq": job["seq"]})
+    told = tx.one(_DEMANDS_OF, {"seq": loaded.seq})
     assert told is not None
     demands = fields_of(told)
     raised = {
@@ -76,19 +86,20 @@ def raise_needs(tx: Transaction, job: Row, memory_mb: int, gpu_memory_mb: int) -
     }
     if not raised:
         return ""
-    _move(tx, job, Demands(**{**demands, **raised}, measured=True))
+    _move(tx, loaded, Demands(**{**demands, **raised}, measured=True))
     kinds = {"min_memory_mb": "memory", "min_gpu_memory_mb": "GPU memory"}
     return " and ".join(f"{need} MB of {kinds[name]}" for name, need in raised.items())
 
 
-def _move(tx: Transaction, job: Row, demands: Demands) -> None:
-    lane_id = lane_of(tx, demands)
+def _move(tx: Transaction, loaded: LoadedJob, demands: Demands) -> None:
+    lane_id = lanes_of(tx, [demands])[demands]
     parameters = {
-        "seq": job["seq"],
+        "seq": loaded.seq,
         "lane_id": lane_id,
         "min_memory_mb": demands.min_memory_mb,
         "min_gpu_memory_mb": demands.min_gpu_memory_mb,
     }
     tx.run(_MOVE, parameters)
-    for lane, change in ((job["lane_id"], -1), (lane_id, +1)):
-        tx.count(f"lane/{lane}/{job['priority']}", Phase.RUNNING.value, change)
+    for lane, change in ((loaded.lane_id, -1), (lane_id, +1)):
+        tx.count(f"lane/{lane}/{loaded.priority}", Phase.RUNNING.value, change)
+    loaded.lane_id = lane_id

@@ -22,7 +22,6 @@ WHERE job_seq = :seq AND kind = 'token' AND sequence > (
 )
 ORDER BY sequence
 """
-_INPUT = "SELECT input FROM job_inputs WHERE job_seq = :seq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +64,17 @@ class Course:
 
 
 def begins_again(tx: Transaction, job: Row) -> bool:
-    """Say whether the next attempt at a pending job makes void what readers have of its text."""
+    """Say whether the next attempt at a pending job makes void what readers have of its text.
+
+    Its row has its input.
+    """
     streamed = _streamed(tx, job)
     if not streamed:
         return False
     course = Course(
         job_type=job["job_type"],
         runtime=job["runtime"],
-        parameters=_parameters(tx, job),
+        parameters=_parameters(job["input"]),
         size_bytes=job["size_bytes"],
         void_attempts=job["void_attempts"],
         streamed=streamed,
@@ -91,9 +93,9 @@ def progress_of(tx: Transaction, job: Row) -> Progress | None:
     )
 
 
-def is_streamed(tx: Transaction, job: Row) -> bool:
+def wants_stream(job_input: str) -> bool:
     """Say whether the submitter asked to read along."""
-    return bool(_parameters(tx, job).get("stream"))
+    return bool(_parameters(job_input).get("stream"))
 
 
 def room_taken(content: str, token_ids: Sequence[int]) -> int:
@@ -107,8 +109,6 @@ def _streamed(tx: Transaction, job: Row) -> Sequence[Streamed]:
     return [Streamed(**json.loads(line["data"])) for line in lines]
 
 
-def _parameters(tx: Transaction, job: Row) -> Mapping[str, Any]:
-    row = tx.one(_INPUT, {"seq": job["seq"]})
-    assert row is not None
-    parameters: Mapping[str, Any] = json.loads(row["input"]).get("parameters") or {}
+def _parameters(job_input: str) -> Mapping[str, Any]:
+    parameters: Mapping[str, Any] = json.loads(job_input).get("parameters") or {}
     return parameters

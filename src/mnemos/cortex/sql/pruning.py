@@ -8,7 +8,6 @@ Several replicas may do this at once: each passes over rows that another one hol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -18,7 +17,10 @@ from typing import Any
 from ..big_results import REFERENCE_PREFIX
 from ..records import OldJobs, PrunedStep
 from ..state_machine import TERMINAL, Phase
+from .carry_out import Ledger
 from .engine import LOCK_FREE, Connection
+from .jobs_loaded import LoadedJob
+from .log_lines import restart_text
 from .places import Places
 from .transaction import Row, Transaction
 
@@ -82,13 +84,6 @@ DELETE FROM tallies WHERE scope = :scope AND name IN (
     SELECT name FROM tallies WHERE scope = :scope AND value = 0 {LOCK_FREE}
 ) AND value = 0
 """  # noqa: S608  constants only
-_REOPEN_LOG = """
-INSERT INTO job_events (job_seq, sequence, kind, data, at)
-SELECT seq, pruned_lines, 'restart', :data, :now FROM jobs
-WHERE seq = :seq AND pruned_lines > 0 AND NOT EXISTS (
-    SELECT 1 FROM job_events WHERE job_seq = :seq AND sequence >= pruned_lines
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +182,11 @@ def forget_groups(tx: Transaction, groups: Collection[str]) -> None:
         tx.run(_FORGET_GROUP, {"scope": f"group/{group}"})
 
 
-def reopen_log(tx: Transaction, job: Row) -> None:
+def reopen_log(ledger: Ledger, loaded: LoadedJob) -> None:
     """Before a job goes on whose log is gone: its next line says that what came before is void."""
-    reason = "the log before this is kept no longer"
-    data = json.dumps({"attempt": job["attempt"] + 1, "reason": reason}, separators=(",", ":"))
-    tx.run(_REOPEN_LOG, {"seq": job["seq"], "data": data, "now": tx.now})
+    if 0 < loaded.row["pruned_lines"] == loaded.next_event:
+        reason = "the log before this is kept no longer"
+        ledger.log(loaded, "restart", restart_text(loaded.job.attempt + 1, reason))
 
 
 def _numbers(rows: Sequence[Row]) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..lease_core import DeadlineCheck, Event, LeaseCheck, WorkerGone
 from ..notifier import runtime_topic
 from ..records import Reaped
-from ..state_machine import Outcome
-from .attempts import Failure, Random, fail_attempt
+from .carry_out import Ledger, Random
 from .engine import LOCK_FREE
+from .jobs_loaded import JOB_COLUMNS, LoadedJob
 from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS
 
 BATCH = 500
 
@@ -56,27 +58,26 @@ def grant_grace(tx: Transaction, lease_seconds: float) -> None:
 def expire_leases(tx: Transaction, random: Random) -> Reaped:
     """Take jobs from workers that stopped renewing."""
     rows = tx.all(_EXPIRED, {"now": tx.now})
-    for job in rows:
-        lose_attempt(tx, job, "its worker stopped renewing the lease", random)
-    return Reaped(leases_expired=len(rows))
-
-
-def lose_attempt(tx: Transaction, job: Row, reason: str, random: Random) -> None:
-    """End an attempt whose worker is gone."""
-    tx.count("total", "leases_expired", +1)
-    tx.measured.leases_expired += 1
-    error = f"worker {job['worker_id']} was lost: {reason}"
-    fail_attempt(tx, job, Failure(outcome=Outcome.LOST, code="worker_lost", error=error), random)
+    return Reaped(leases_expired=_let_happen(tx, rows, LeaseCheck(), random))
 
 
 def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped:
     """End attempts whose timeout is long over, should their worker not have done so."""
     rows = tx.all(_OVERDUE, {"before": tx.now - grace_seconds})
-    for job in rows:
-        error = f"The job did not end within its timeout of {job['timeout_seconds']} s."
-        failure = Failure(outcome=Outcome.TIMEOUT, code="timeout", error=error)
-        fail_attempt(tx, job, failure, random)
-    return Reaped(timed_out=len(rows))
+    return Reaped(timed_out=_let_happen(tx, rows, DeadlineCheck(grace_seconds), random))
+
+
+def lose_attempts(tx: Transaction, rows: Sequence[Row], reason: str, random: Random) -> None:
+    """End attempts whose worker is gone."""
+    _let_happen(tx, rows, WorkerGone(reason), random)
+
+
+def _let_happen(tx: Transaction, rows: Sequence[Row], event: Event, random: Random) -> int:
+    """Return how many attempts ended by it."""
+    ledger = Ledger(tx, random)
+    ended = [ledger.step(LoadedJob(row), event).ended for row in rows]
+    ledger.write()
+    return len(ended) - ended.count(None)
 
 
 def lose_workers(tx: Transaction, silence_seconds: float, retention_seconds: float) -> Reaped:

@@ -12,15 +12,17 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
-from ..records import DeadLetters
+from ..lease_core import RetryByHand
+from ..records import DeadLetters, Fence
+from .carry_out import Ledger
 from .engine import LOCK, Connection
+from .jobs_loaded import JOB_COLUMNS, LoadedJob
 from .places import Places
 from .pruning import reopen_log
-from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS, forget_past, requeue
+from .transaction import Transaction
 
 STEP = 100
-"""The most jobs that one commit queues again: some thousand statements."""
+"""The most jobs that one commit queues again."""
 
 _places = Places(STEP)
 
@@ -33,11 +35,11 @@ class Found:
     job_ids: Sequence[str]
 
 
-def retry_anew(tx: Transaction, job: Row) -> None:
+def retry_anew(ledger: Ledger, loaded: LoadedJob) -> Fence:
     """Queue an ended job again, with all its retries before it and nothing of its past."""
-    reopen_log(tx, job)
-    forget_past(tx, job)
-    requeue(tx, job, delay_seconds=0, retries_used=0, message="retried by hand")
+    if ledger.foresee(loaded, RetryByHand()).forgets:
+        reopen_log(ledger, loaded)
+    return ledger.step(loaded, RetryByHand()).verdict
 
 
 def find(connection: Connection, which: DeadLetters, after_seq: int, limit: int) -> Found:
@@ -82,8 +84,10 @@ def queue_again(tx: Transaction, which: DeadLetters, found: Found) -> int:
     wanted = {status.value for status in which.statuses}
     rows = tx.all(query, {**parameters, **_places.fill(found.seqs)})
     fitting = [job for job in rows if job["status"] in wanted]
-    for job in fitting:
-        retry_anew(tx, job)
+    ledger = Ledger(tx)
+    for row in fitting:
+        retry_anew(ledger, LoadedJob(row))
+    ledger.write()
     return len(fitting)
 
 

@@ -40,7 +40,18 @@ from ..records import (
     Submitted,
     WorkerRecord,
 )
-from . import attempts, claiming, fleet, pruning, queries, reaping, redriving, submitting, suspicion
+from . import (
+    attempts,
+    claiming,
+    fleet,
+    people,
+    pruning,
+    queries,
+    reaping,
+    redriving,
+    submitting,
+    suspicion,
+)
 from .engine import Connection, Engine
 from .readers import Readers
 from .transaction import Transaction
@@ -75,6 +86,9 @@ class SqlStore:
         self._random = random
         self._measure = measure
         self._stack = AsyncExitStack()
+        self._claim = partial(claiming.claim, lease_seconds=lease_seconds)
+        self._renew = partial(attempts.renew, lease_seconds=lease_seconds)
+        self._report = partial(attempts.report, random=random)
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
 
@@ -111,7 +125,7 @@ class SqlStore:
 
     async def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Store jobs in one commit; the same idempotency key gives the first job back."""
-        return await self._writer.run(lambda tx: submitting.submit(tx, jobs))
+        return await self._writer.run_combined(submitting.submit, jobs)
 
     async def get_job(self, job_id: str) -> JobRecord:
         """Return a job with its input and result. Raises JobNotFoundError."""
@@ -127,15 +141,15 @@ class SqlStore:
 
     async def cancel_job(self, job_id: str) -> None:
         """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
-        await self._writer.run(lambda tx: submitting.cancel(tx, job_id), jobs=[job_id])
+        await self._writer.run(lambda tx: people.cancel(tx, job_id), jobs=[job_id])
 
     async def cancel_group(self, group: str) -> int:
         """Stop every unfinished job of a group, and return how many were asked to stop."""
-        return await self._writer.run(lambda tx: submitting.cancel_group(tx, group))
+        return await self._writer.run(lambda tx: people.cancel_group(tx, group))
 
     async def retry_job(self, job_id: str) -> None:
         """Queue an ended job again. Raises JobNotFoundError, ConflictError."""
-        await self._writer.run(lambda tx: submitting.retry(tx, job_id), jobs=[job_id])
+        await self._writer.run(lambda tx: people.retry(tx, job_id), jobs=[job_id])
 
     async def redrive(self, which: DeadLetters, after_seq: int, limit: int) -> Redriven:
         """Queue ended jobs again, the oldest first, in one small commit."""
@@ -213,18 +227,18 @@ class SqlStore:
 
     async def claim(self, request: ClaimRequest) -> Claimed:
         """Lease jobs that fit. If the caller is cancelled meanwhile, they are released again."""
-        lease = self._lease_seconds
-        return await self._writer.run(
-            lambda tx: claiming.claim(tx, request, lease),
+        return await self._writer.run_combined(
+            self._claim,
+            request,
             undo=partial(_release_claimed, request.worker_id),
             workers=[request.worker_id],
         )
 
     async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
         """Extend leases to a whole lease from now."""
-        lease = self._lease_seconds
-        return await self._writer.run(
-            lambda tx: attempts.renew(tx, worker_id, refs, lease),
+        return await self._writer.run_combined(
+            self._renew,
+            (worker_id, refs),
             workers=[worker_id],
             jobs=[ref.job_id for ref in refs],
         )
@@ -233,31 +247,34 @@ class SqlStore:
         self, worker_id: str, updates: Sequence[StatusUpdate]
     ) -> list[RefVerdict]:
         """Move attempts forward; a step backwards changes nothing."""
-        return await self._writer.run(
-            lambda tx: attempts.update_status(tx, worker_id, updates),
+        return await self._writer.run_combined(
+            attempts.update_status,
+            (worker_id, updates),
             jobs=[update.job_id for update in updates],
         )
 
     async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
         """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt."""
-        return await self._writer.run(
-            lambda tx: attempts.append_chunks(tx, worker_id, chunks),
+        return await self._writer.run_combined(
+            attempts.append_chunks,
+            (worker_id, chunks),
             jobs={chunk.job_id for chunk in chunks},
         )
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
         """End attempts; exactly one attempt of a job is ever accepted as its completion."""
-        random = self._random
-        return await self._writer.run(
-            lambda tx: attempts.report(tx, worker_id, reports, random),
+        return await self._writer.run_combined(
+            self._report,
+            (worker_id, reports),
             workers=[worker_id],
             jobs=[report.job_id for report in reports],
         )
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
         """Give jobs back to the queue at once, asking for more memory where it was too little."""
-        return await self._writer.run(
-            lambda tx: attempts.release(tx, worker_id, releases),
+        return await self._writer.run_combined(
+            attempts.release,
+            (worker_id, releases),
             jobs=[release.job_id for release in releases],
         )
 
@@ -360,4 +377,4 @@ def _release_claimed(
         return None
     reason = "the worker went away before it was given the job"
     releases = [Release(one.job.job_id, one.job.attempt, reason) for one in claimed.jobs]
-    return lambda tx: attempts.release(tx, worker_id, releases)
+    return lambda tx: attempts.release(tx, [(worker_id, releases)])[0]

@@ -1,86 +1,114 @@
-"""What people do to jobs: submit, cancel, retry."""
+"""New jobs: those of many submissions are stored together.
+
+Their numbers are taken first, so that nothing has to be asked back from their rows.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from ..errors import ConflictError, JobNotFoundError
-from ..ids import new_id
-from ..notifier import worker_topic
-from ..records import AttemptRef, NewJob, Submitted
-from ..state_machine import RETRYABLE_BY_HAND, JobState
-from .engine import LOCK
-from .lanes import Demands, lane_of
-from .redriving import retry_anew
-from .transaction import Row, Transaction
-from .transitions import JOB_COLUMNS, find_job, finish, is_held, note_created
+from ..notifier import runtime_topic
+from ..records import NewJob, Submitted
+from ..state_machine import JobState
+from .carry_out import count_state
+from .lanes import Demands, lanes_of
+from .log_lines import CREATED
+from .many import FLOAT, INT, TEXT, Among, Many, Values
+from .transaction import Transaction
 
-_BY_KEY = """
-SELECT job_id, status, request_hash FROM jobs WHERE idempotency_key = :key
+_BY_KEYS = Among(
+    """
+SELECT idempotency_key, job_id, status, request_hash FROM jobs WHERE idempotency_key = ANY(:keys)
+""",
+    TEXT,
+)
+_NEXT_SEQS = """
+SELECT nextval(pg_get_serial_sequence('jobs', 'seq')) AS seq FROM generate_series(1, :count)
 """
-_INSERT_JOB = f"""
-INSERT INTO jobs (job_id, lane_id, status, queued, delayed, job_type, priority, family, version,
-    runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags, group_name,
-    idempotency_key, request_hash, trace, size_bytes, attempt, retries_used, renewed, next_chunk,
-    cancel_requested, submitted_at, available_at, row_count)
-VALUES (:job_id, :lane_id, 'pending', TRUE, FALSE, :job_type, :priority, :family, :version,
-    :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags, :group,
-    :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE, 0, FALSE, :now, :now,
-    :row_count)
+_LAST_SEQ = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
+_INSERT_JOBS = Many(
+    """
+INSERT INTO jobs (seq, job_id, lane_id, status, queued, delayed, job_type, priority, family,
+    version, runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags,
+    group_name, idempotency_key, request_hash, trace, size_bytes, attempt, retries_used, renewed,
+    next_chunk, cancel_requested, submitted_at, available_at, row_count, next_event)
+VALUES (:seq, :job_id, :lane_id, 'pending', TRUE, FALSE, :job_type, :priority, :family,
+    :version, :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags,
+    :group_name, :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE,
+    0, FALSE, :now, :now, :row_count, 1)
 ON CONFLICT (idempotency_key) DO NOTHING
-RETURNING {JOB_COLUMNS}
-"""  # noqa: S608  constants only
-_INSERT_INPUT = """
+""",
+    seq=INT,
+    job_id=TEXT,
+    lane_id=INT,
+    job_type=TEXT,
+    priority=INT,
+    family=TEXT,
+    version=TEXT,
+    runtime=TEXT,
+    timeout_seconds=INT,
+    retry_config=TEXT,
+    min_memory_mb=INT,
+    min_gpu_memory_mb=INT,
+    tags=TEXT,
+    group_name=TEXT,
+    idempotency_key=TEXT,
+    request_hash=TEXT,
+    trace=TEXT,
+    size_bytes=INT,
+    now=FLOAT,
+    row_count=INT,
+)
+_STORED = Among("SELECT seq FROM jobs WHERE seq = ANY(:keys)", INT)
+_INSERT_INPUTS = Many(
+    """
 INSERT INTO job_inputs (job_seq, input, runtime_config, metadata)
 VALUES (:seq, :input, :runtime_config, :metadata)
-"""
-_UNFINISHED_OF_GROUP = f"""
-SELECT {JOB_COLUMNS} FROM jobs
-WHERE group_name = :group AND status NOT IN ('completed', 'failed', 'cancelled', 'timeout')
-    AND NOT cancel_requested
-ORDER BY seq {LOCK}
-"""  # noqa: S608  constants only
-_ADD_ACTION = """
-INSERT INTO actions (action_id, worker_id, kind, reason, jobs, config, deadline_seconds)
-SELECT :action_id, worker_id, :kind, :reason, :jobs, '', :deadline_seconds
-FROM workers WHERE worker_id = :worker_id
-"""
+""",
+    seq=INT,
+    input=TEXT,
+    runtime_config=TEXT,
+    metadata=TEXT,
+)
+_FIRST_LINES = Many(
+    """
+INSERT INTO job_events (job_seq, sequence, kind, data, at)
+VALUES (:seq, 0, 'state', :data, :now)
+""",
+    seq=INT,
+    data=TEXT,
+    now=FLOAT,
+)
+
+Known = dict[str, tuple[str, str, str]]
+"""Job, status and request hash, by idempotency key."""
 
 
-def submit(tx: Transaction, new_jobs: Sequence[NewJob]) -> list[Submitted]:
+def submit(tx: Transaction, calls: Sequence[Sequence[NewJob]]) -> list[list[Submitted]]:
     """Store jobs; those whose idempotency key is known are given back instead."""
-    lanes: dict[Demands, int] = {}
-    return [_submit_one(tx, job, lanes) for job in new_jobs]
+    every = [new for jobs in calls for new in jobs]
+    known = _known(tx, every)
+    fresh = list(_fresh(every, known))
+    lost = _insert(tx, fresh)
+    if lost:
+        known.update(_known(tx, lost))
+    created = {id(new) for new in fresh} - {id(new) for new in lost}
+    for new in fresh:
+        if new.idempotency_key is not None and id(new) in created:
+            told = (new.job_id, JobState.PENDING.value, new.request_hash)
+            known[new.idempotency_key] = told
+    return [[_answer(new, created, known) for new in jobs] for jobs in calls]
 
 
-def _submit_one(tx: Transaction, new: NewJob, lanes: dict[Demands, int]) -> Submitted:
-    known = _find_known(tx, new)
-    if known is not None:
-        return known
-    tags = json.dumps(dict(sorted(new.tags.items())))
-    parameters: dict[str, Any] = {
-        "job_id": new.job_id,
-        "lane_id": _lane_of(tx, new, tags, lanes),
-        "job_type": new.job_type,
-        "priority": new.priority,
-        "family": new.family,
-        "version": new.version,
-        "runtime": new.runtime,
-        "timeout_seconds": new.timeout_seconds,
-        "retry_config": new.retry_config,
-        "min_memory_mb": new.min_memory_mb,
-        "min_gpu_memory_mb": new.min_gpu_memory_mb,
-        "tags": tags,
-        "group": new.group,
-        "idempotency_key": new.idempotency_key,
-        "request_hash": new.request_hash,
-        "trace": new.trace,
-        "row_count": new.row_count,
-        "size_bytes": len(new.input.encode()) + len(new.runtime_config) + len(new.metadata),
-        "now": tx.now,
+def _known(tx: Transaction, jobs: Iterable[NewJob]) -> Known:
+    keys = {new.idempotency_key for new in jobs if new.idempotency_key is not None}
+    return {
+        row["idempotency_key"]: (row["job_id"], row["status"], row["request_hash"])
+        for row in tx.among(_BY_KEYS, keys)
     }
+<<<<<<< /tmp/store-main/src/mnemos/cortex/sql/submitting.py
+=======
     row = tx.one(_INSERT_JOB, parameters)
     if row is None:  # somebody else was a moment faster with the same key
         known = _find_known(tx, new)
@@ -102,96 +130,114 @@ def _find_known(tx: Transaction, new: NewJob) -> Submitted | None:
         return None
     known = tx.one(_BY_KEY, {"key": new.idempotency_key})
     return None if known is None else _known_job(new, known)
+>>>>>>> /tmp/s_theirs
 
 
-def _known_job(new: NewJob, known: Row) -> Submitted:
+def _fresh(jobs: Iterable[NewJob], known: Known) -> Iterator[NewJob]:
+    """The jobs to store: of those with one key, the first."""
+    seen = set(known)
+    for new in jobs:
+        key = new.idempotency_key
+        if key is None:
+            yield new
+        elif key not in seen:
+            seen.add(key)
+            yield new
+
+
+def _answer(new: NewJob, created: set[int], known: Known) -> Submitted:
+    if id(new) in created:
+        created.remove(id(new))
+        return Submitted(new.job_id, JobState.PENDING, created=True)
+    assert new.idempotency_key is not None
+    job_id, status, request_hash = known[new.idempotency_key]
     conflict = None
-    if known["request_hash"] != new.request_hash:
+    if request_hash != new.request_hash:
         conflict = (
             f"The idempotency key {new.idempotency_key!r} was used for another request "
-            f"(job {known['job_id']})."
+            f"(job {job_id})."
         )
-    return Submitted(known["job_id"], JobState(known["status"]), created=False, conflict=conflict)
+    return Submitted(job_id, JobState(status), created=False, conflict=conflict)
 
 
-def _lane_of(tx: Transaction, new: NewJob, tags: str, lanes: dict[Demands, int]) -> int:
-    demands = Demands(
-        runtime=new.runtime,
-        job_type=new.job_type,
-        family=new.family,
-        version=new.version,
-        min_memory_mb=new.min_memory_mb,
-        min_gpu_memory_mb=new.min_gpu_memory_mb,
-        tags=tags,
+def _insert(tx: Transaction, jobs: Sequence[NewJob]) -> list[NewJob]:
+    """Store jobs; return those for whose keys somebody else was a moment faster."""
+    if not jobs:
+        return []
+    lanes = _lanes(tx, jobs)
+    placed = list(zip(_next_seqs(tx, len(jobs)), jobs, strict=True))
+    rows = [_row(tx, seq, new, lanes[_demanded(new)]) for seq, new in placed]
+    if tx.shared and any(new.idempotency_key is not None for new in jobs):
+        rows.sort(key=_key)  # whoever stores keys at the same moment does so in this order too
+        tx.write(_INSERT_JOBS, rows)
+        stored = {row["seq"] for row in tx.among(_STORED, [seq for seq, _ in placed])}
+    else:
+        tx.write(_INSERT_JOBS, rows)
+        stored = {seq for seq, _ in placed}
+    kept = [(seq, new) for seq, new in placed if seq in stored]
+    inputs = [(seq, new.input, new.runtime_config, new.metadata) for seq, new in kept]
+    tx.write(_INSERT_INPUTS, inputs)
+    tx.write(_FIRST_LINES, [(seq, CREATED, tx.now) for seq, _ in kept])
+    for _, new in kept:
+        lane_id = lanes[_demanded(new)]
+        count_state(tx, JobState.PENDING, +1, lane_id, new.priority, new.group)
+        tx.topics.add(runtime_topic(new.runtime))
+    return [new for seq, new in placed if seq not in stored]
+
+
+def _key(row: Values) -> str:
+    return row[_KEY_PLACE] or ""
+
+
+def _row(tx: Transaction, seq: int, new: NewJob, lane_id: int) -> Values:
+    text = new.input
+    size = len(text) if text.isascii() else len(text.encode())
+    return (
+        *(seq, new.job_id, lane_id, new.job_type, new.priority, new.family, new.version),
+        *(new.runtime, new.timeout_seconds, new.retry_config, new.min_memory_mb),
+        *(new.min_gpu_memory_mb, _tags(new), new.group, new.idempotency_key, new.request_hash),
+        *(new.trace, size + len(new.runtime_config) + len(new.metadata), tx.now, new.row_count),
     )
-    if demands not in lanes:
-        lanes[demands] = lane_of(tx, demands)
-    return lanes[demands]
 
 
-def cancel(tx: Transaction, job_id: str) -> None:
-    """Stop a job: at once while it is pending, through its worker while it runs."""
-    job = find_job(tx, job_id)
-    if job is None:
-        raise JobNotFoundError(job_id)
-    state = JobState(job["status"])
-    if state is JobState.CANCELLED or (is_held(job) and job["cancel_requested"]):
-        return
-    if state is not JobState.PENDING and not is_held(job):
-        raise ConflictError(f"Job {job_id} cannot be cancelled: it has ended as {state}.")
-    _cancel_rows(tx, [job])
+_KEY_PLACE = 14
 
 
-def cancel_group(tx: Transaction, group: str) -> int:
-    """Stop every unfinished job of a group."""
-    rows = tx.all(_UNFINISHED_OF_GROUP, {"group": group})
-    _cancel_rows(tx, rows)
-    return len(rows)
+def _next_seqs(tx: Transaction, count: int) -> Sequence[int]:
+    if tx.shared:
+        return [row["seq"] for row in tx.all(_NEXT_SEQS, {"count": count})]
+    last = tx.one(_LAST_SEQ, {})
+    first = 1 if last is None else int(last["seq"]) + 1
+    return range(first, first + count)
 
 
-def _cancel_rows(tx: Transaction, jobs: Sequence[Row]) -> None:
-    by_worker: dict[str, list[AttemptRef]] = {}
-    for job in jobs:
-        if JobState(job["status"]) is JobState.PENDING:
-            finish(
-                tx, job, JobState.CANCELLED, error_code="cancelled", error="The job was cancelled."
-            )
-            continue
-        mark = "UPDATE jobs SET cancel_requested = TRUE WHERE seq = :seq"
-        tx.run(mark, {"seq": job["seq"]})
-        held = by_worker.setdefault(job["worker_id"], [])
-        held.append(AttemptRef(job["job_id"], job["attempt"]))
-    for worker_id, refs in by_worker.items():
-        add_action(tx, worker_id, "cancel_jobs", "the submitter cancelled", refs)
+Demanded = tuple[str, str, str, str, int, int, str]
 
 
-def add_action(
-    tx: Transaction,
-    worker_id: str,
-    kind: str,
-    reason: str,
-    refs: Sequence[AttemptRef] = (),
-    *,
-    deadline_seconds: float | None = None,
-) -> None:
-    """Ask something of a worker; nothing happens if it is gone."""
-    parameters = {
-        "action_id": new_id("act"),
-        "worker_id": worker_id,
-        "kind": kind,
-        "reason": reason,
-        "jobs": json.dumps([[ref.job_id, ref.attempt] for ref in refs]),
-        "deadline_seconds": deadline_seconds,
+def _demanded(new: NewJob) -> Demanded:
+    return (
+        *(new.runtime, new.job_type, new.family, new.version),
+        *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new)),
+    )
+
+
+def _tags(new: NewJob) -> str:
+    return json.dumps(dict(sorted(new.tags.items()))) if new.tags else "{}"
+
+
+def _lanes(tx: Transaction, jobs: Iterable[NewJob]) -> dict[Demanded, int]:
+    demanded = {_demanded(new): new for new in jobs}
+    demands = {
+        told: Demands(
+            runtime=new.runtime,
+            job_type=new.job_type,
+            family=new.family,
+            version=new.version,
+            min_memory_mb=new.min_memory_mb,
+            min_gpu_memory_mb=new.min_gpu_memory_mb,
+            tags=_tags(new),
+        )
+        for told, new in demanded.items()
     }
-    tx.run(_ADD_ACTION, parameters)
-    tx.topics.add(worker_topic(worker_id))
-
-
-def retry(tx: Transaction, job_id: str) -> None:
-    """Queue an ended job again, with all its retries before it and nothing of its past."""
-    job = find_job(tx, job_id)
-    if job is None:
-        raise JobNotFoundError(job_id)
-    if JobState(job["status"]) not in RETRYABLE_BY_HAND:
-        raise ConflictError(f"Job {job_id} cannot be retried: it is {job['status']}.")
-    retry_anew(tx, job)
+    lanes = lanes_of(tx, demands.values())
+    return {told: lanes[one] for told, one in demands.items()}

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..numbers import Measurements
 from .engine import Connection, Parameters, Row
+from .many import INT, TEXT, Among, Many, Values
 
 __all__ = ["Parameters", "Row", "Transaction", "flush_finished", "flush_tallies"]
 
-_FLUSH_TALLY = """
+_FLUSH_TALLY = Many(
+    """
 INSERT INTO tallies (scope, name, value) VALUES (:scope, :name, :delta)
 ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + excluded.value
-"""
+""",
+    scope=TEXT,
+    name=TEXT,
+    delta=INT,
+)
 _FINISH_NUMBERS = """
 INSERT INTO tallies (scope, name, value) VALUES ('sequence', 'finish', :count)
 ON CONFLICT (scope, name) DO UPDATE SET value = tallies.value + excluded.value
 RETURNING value
 """
-_NUMBER = """
-UPDATE jobs SET finish_seq = :number WHERE seq = :seq AND finished_at IS NOT NULL
-"""
+_NUMBER = Many(
+    """
+UPDATE jobs SET finish_seq = :number WHERE jobs.seq = :seq AND finished_at IS NOT NULL
+""",
+    number=INT,
+    seq=INT,
+)
 
 
 class Transaction:
@@ -54,31 +65,36 @@ class Transaction:
         """Execute a statement; return its rows."""
         return self._connection.execute(statement, parameters).fetchall()
 
+    def among(self, statement: Among, keys: Collection[Any], **others: Any) -> list[Row]:
+        """Execute a statement that returns rows, for many keys at once."""
+        return self._connection.among(statement, keys, others).fetchall() if keys else []
+
+    def write(self, statement: Many, rows: Sequence[Values]) -> None:
+        """Execute a statement that returns nothing for many rows, in their order."""
+        if rows:
+            self._connection.write_many(statement, rows)
+
     def count(self, scope: str, name: str, delta: int) -> None:
         """Change a tally; those of a whole commit are written together."""
         self.tally[scope, name] += delta
 
 
-def flush_tallies(connection: Connection, tally: Counter[tuple[str, str]]) -> None:
+def flush_tallies(tx: Transaction, tally: Counter[tuple[str, str]]) -> None:
     """Write what the operations of one commit have counted, in an order that all keep to."""
-    rows = [
-        {"scope": scope, "name": name, "delta": delta}
-        for (scope, name), delta in sorted(tally.items())
-        if delta
-    ]
-    if rows:
-        connection.executemany(_FLUSH_TALLY, rows)
+    rows = [(scope, name, delta) for (scope, name), delta in sorted(tally.items()) if delta]
+    tx.write(_FLUSH_TALLY, rows)
 
 
-def flush_finished(connection: Connection, finished: list[int]) -> None:
+def flush_finished(tx: Transaction, finished: Iterable[int]) -> None:
     """Number the jobs that one commit finished, by `seq`.
 
     The numbers are taken last, and whoever takes some holds them until its commit: so they are
     seen in their order, and a reader that pages by them misses none.
     """
-    if not finished:
+    ended = list(dict.fromkeys(finished))
+    if not ended:
         return
-    last: Any = connection.execute(_FINISH_NUMBERS, {"count": len(finished)}).fetchall()[0]
-    first = int(last["value"]) - len(finished) + 1
-    rows = [{"seq": seq, "number": first + place} for place, seq in enumerate(finished)]
-    connection.executemany(_NUMBER, rows)
+    last = tx.one(_FINISH_NUMBERS, {"count": len(ended)})
+    assert last is not None
+    first = int(last["value"]) - len(ended) + 1
+    tx.write(_NUMBER, [(first + place, seq) for place, seq in enumerate(ended)])

@@ -45,11 +45,13 @@ class WarmPeers:
 
     They are read when they are first asked for. Each job that is left takes one of the free slots
     of the worker it is left for, so what is more than those can hold goes to whoever asks.
+    `just_taken` counts what workers were given in this transaction and what is not written yet.
     """
 
-    def __init__(self, tx: Transaction, worker_id: str) -> None:
+    def __init__(self, tx: Transaction, worker_id: str, just_taken: Mapping[str, int]) -> None:
         self._tx = tx
         self._worker_id = worker_id
+        self._just_taken = just_taken
         self._peers: list[_Peer] | None = None
 
     def room_for(self, lane: Row) -> int:
@@ -81,7 +83,8 @@ class WarmPeers:
         if peer.free_slots is None:
             row = self._tx.one(_HELD, {"worker_id": peer.worker_id})
             assert row is not None
-            peer.free_slots = max(0, peer.fit.max_concurrent_jobs - int(row["held"]))
+            held = int(row["held"]) + self._just_taken.get(peer.worker_id, 0)
+            peer.free_slots = max(0, peer.fit.max_concurrent_jobs - held)
         return peer.free_slots
 
     def _has_just_lost(self, job: Row, peer: _Peer) -> bool:

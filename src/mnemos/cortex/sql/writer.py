@@ -1,9 +1,11 @@
 """The one thread that writes: everything that waits is committed together (group commit).
 
-Each operation runs in a savepoint, so that one that fails does not spoil its neighbours; one
-fsync covers all; nobody is answered before it. A disk that is full fails the whole commit, every
-operation of it with StorageUnavailableError, and the next commit starts afresh. A connection that
-is lost is opened again, and the commit is done over if the database says that it did not happen.
+Operations of one kind are carried out together, in a few statements. Each such group runs in a
+savepoint, and one that fails is done over one by one, so that an operation that fails does not
+spoil its neighbours; one fsync covers all; nobody is answered before it. A disk that is full fails
+the whole commit, every operation of it with StorageUnavailableError, and the next commit starts
+afresh. A connection that is lost is opened again, and the commit is done over if the database says
+that it did not happen.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -24,7 +26,11 @@ from .engine import Begun, Connection, Engine, Touched
 from .transaction import Transaction, flush_finished, flush_tallies
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Operation = Callable[[Transaction], T]
+Combined = Callable[[Transaction, Sequence[Item]], Sequence[T | Exception]]
+"""Carries out several items of its kind, in their order; what it returns for one may be an error,
+which then has changed nothing."""
 OnCommit = Callable[[set[str], Measurements], None]
 
 MAX_OPERATIONS_PER_COMMIT = 512
@@ -37,7 +43,8 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Request(Generic[T]):
-    operation: Operation[T]
+    kind: Combined[Any, T]
+    item: Any
     future: asyncio.Future[T]
     undo: Callable[[T], Operation[Any] | None] | None
     workers: Collection[str] = ()
@@ -46,7 +53,16 @@ class _Request(Generic[T]):
     error: BaseException | None = None
 
 
-_Run = Callable[[Connection, _Request[Any], Transaction], bool]
+@dataclass(slots=True)
+class _Group:
+    """Requests that are carried out together."""
+
+    kind: Combined[Any, Any]
+    requests: list[_Request[Any]] = field(default_factory=list)
+    jobs: set[str] = field(default_factory=set)
+
+
+_Run = Callable[[Connection, _Group, Transaction], bool]
 
 
 @dataclass(slots=True)
@@ -114,12 +130,38 @@ class Writer:
         is cancelled before the operation began, it does not happen; if it happened by then,
         `undo` gives the operation that takes it back, and that one is run.
         """
+        return await self._ask(_alone, operation, undo, workers, jobs)
+
+    async def run_combined(
+        self,
+        kind: Combined[Item, T],
+        item: Item,
+        *,
+        undo: Callable[[T], Operation[Any] | None] | None = None,
+        workers: Collection[str] = (),
+        jobs: Collection[str] = (),
+    ) -> T:
+        """Do the same with an item that is carried out together with others of its kind.
+
+        Items that name the same job are carried out in the order in which they came, also across
+        kinds; others may change places within a commit.
+        """
+        return await self._ask(kind, item, undo, workers, jobs)
+
+    async def _ask(
+        self,
+        kind: Combined[Any, T],
+        item: Any,
+        undo: Callable[[T], Operation[Any] | None] | None,
+        workers: Collection[str],
+        jobs: Collection[str],
+    ) -> T:
         if self._closed or self._loop is None:
             raise StorageUnavailableError("CORTEX is shutting down.")
         if self._queue.qsize() >= MAX_WAITING:
             raise StorageUnavailableError("CORTEX is overloaded; try again in a moment.")
         future: asyncio.Future[T] = self._loop.create_future()
-        request = _Request(operation, future, undo, workers, jobs)
+        request = _Request(kind, item, future, undo, workers, jobs)
         self._queue.put(request)
         try:
             return await request.future
@@ -225,51 +267,70 @@ class Writer:
         self, connection: Connection, batch: list[_Request[Any]]
     ) -> tuple[Begun, _Outcome]:
         """Do everything but commit: first in a hurry, and if anything fails, step by step."""
+        groups = _groups(batch)
+        touched = _touched(groups)
         hurry = self._engine.hurry(connection)
         if hurry is not None:
-            begun = self._engine.begin(connection, _touched(batch))
+            begun = self._engine.begin(connection, touched)
             try:
                 with hurry:
-                    return begun, self._run_all(connection, batch, begun, self._run_plainly)
+                    return begun, self._run_all(connection, groups, begun, self._run_plainly)
             except Exception as error:
                 if self._engine.spoils_all(error):
                     raise
             connection.execute("ROLLBACK")
-        begun = self._engine.begin(connection, _touched(batch))
-        return begun, self._run_all(connection, batch, begun, self._run_in_savepoint)
+        begun = self._engine.begin(connection, touched)
+        return begun, self._run_all(connection, groups, begun, self._run_in_savepoint)
 
     def _run_all(
-        self, connection: Connection, batch: list[_Request[Any]], begun: Begun, run: _Run
+        self, connection: Connection, groups: Collection[_Group], begun: Begun, run: _Run
     ) -> _Outcome:
         outcome = _Outcome()
-        for request in batch:
-            request.result = request.error = None
-            transaction = Transaction(connection, begun.now(), shared=self._engine.shared)
-            if run(connection, request, transaction):
-                outcome.add(transaction)
-        flush_tallies(connection, outcome.tally)
-        flush_finished(connection, outcome.finished)
+        for group in groups:
+            for some in self._run_group(connection, group, begun, run):
+                outcome.add(some)
+        last = self._transaction(connection, begun)
+        flush_tallies(last, outcome.tally)
+        flush_finished(last, outcome.finished)
         return outcome
 
-    def _run_plainly(
-        self, connection: Connection, request: _Request[Any], transaction: Transaction
-    ) -> bool:
-        request.result = request.operation(transaction)
+    def _run_group(
+        self, connection: Connection, group: _Group, begun: Begun, run: _Run
+    ) -> Iterator[Transaction]:
+        """Carry a group out; if it fails, one request after the other. Yield what did well."""
+        transaction = self._transaction(connection, begun)
+        if run(connection, group, transaction):
+            yield transaction
+        elif len(group.requests) > 1:
+            for request in group.requests:
+                alone = _Group(group.kind, [request])
+                yield from self._run_group(connection, alone, begun, run)
+
+    def _transaction(self, connection: Connection, begun: Begun) -> Transaction:
+        return Transaction(connection, begun.now(), shared=self._engine.shared)
+
+    def _run_plainly(self, connection: Connection, group: _Group, tx: Transaction) -> bool:
+        results = group.kind(tx, [request.item for request in group.requests])
+        for request, result in zip(group.requests, results, strict=True):
+            request.result = request.error = None
+            if isinstance(result, Exception):
+                request.error = result
+            else:
+                request.result = result
         return True
 
-    def _run_in_savepoint(
-        self, connection: Connection, request: _Request[Any], transaction: Transaction
-    ) -> bool:
-        """Run an operation, and say whether it did well; if it did not, it did nothing."""
+    def _run_in_savepoint(self, connection: Connection, group: _Group, tx: Transaction) -> bool:
+        """Run a group, and say whether it did well; if it did not, it did nothing."""
         connection.execute("SAVEPOINT operation")
         try:
-            request.result = request.operation(transaction)
+            self._run_plainly(connection, group, tx)
         except Exception as error:
             if self._engine.spoils_all(error) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")
-            request.error = error
+            for request in group.requests:
+                request.result, request.error = None, error
             return False
         connection.execute("RELEASE operation")
         return True
@@ -300,15 +361,50 @@ class Writer:
         if operation is not None and not self._closed:
             future = self._loop.create_future()
             future.add_done_callback(_forget)
-            self._queue.put(_Request(operation, future, None))
+            self._queue.put(_Request(_alone, operation, future, None))
 
 
-def _touched(batch: list[_Request[Any]]) -> Touched:
+def _alone(tx: Transaction, operations: Sequence[Operation[Any]]) -> list[Any]:
+    """The kind of operations that have nothing in common: each is a group of its own."""
+    return [operation(tx) for operation in operations]
+
+
+def _groups(batch: Collection[_Request[Any]]) -> list[_Group]:
+    """Put requests of a kind together, as far as none overtakes another that names its jobs."""
+    groups: list[_Group] = []
+    open_groups: dict[Combined[Any, Any], _Group] = {}
+    for request in batch:
+        if request.kind is _alone:
+            open_groups.clear()
+            groups.append(_Group(_alone, [request], set(request.jobs)))
+            continue
+        group = open_groups.get(request.kind)
+        if group is None or _would_overtake(request, group, groups):
+            group = open_groups[request.kind] = _Group(request.kind)
+            groups.append(group)
+        group.requests.append(request)
+        group.jobs.update(request.jobs)
+    return groups
+
+
+def _would_overtake(request: _Request[Any], group: _Group, groups: list[_Group]) -> bool:
+    for later in reversed(groups):
+        if later is group:
+            return False
+        if not later.jobs.isdisjoint(request.jobs):
+            return True
+    return False
+
+
+def _touched(groups: Collection[_Group]) -> Touched:
+    """What to lock beforehand; a group that is alone locks its jobs in their order by itself."""
     workers: set[str] = set()
     jobs: set[str] = set()
-    for request in batch:
-        workers.update(request.workers)
-        jobs.update(request.jobs)
+    for group in groups:
+        for request in group.requests:
+            workers.update(request.workers)
+        if len(groups) > 1 or group.kind is _alone:
+            jobs |= group.jobs
     return Touched(workers, jobs)
 
 

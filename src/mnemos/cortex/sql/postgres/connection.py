@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumperUnknown
 
 from ..engine import Parameters
+from ..many import Among, Many, Values
 
 CONNECT_TIMEOUT_SECONDS = 2
 PREPARED_STATEMENTS = 400
@@ -71,16 +72,16 @@ class PostgresConnection:
             return self._cursor.execute(translate(statement), prepare=";" not in statement)
         return self._cursor.execute(translate(statement), parameters)
 
-    def executemany(
-        self, statement: str, parameters: Iterable[Parameters], /
-    ) -> psycopg.Cursor[dict[str, Any]]:
-        """Execute a statement for each of `parameters`.
+    def write_many(self, statement: Many, rows: Sequence[Values], /) -> None:
+        """Execute a statement that returns nothing for many rows, in their order."""
+        for parameters in statement.statements(rows):
+            self._cursor.execute(translate(statement.postgres), parameters)
 
-        One by one: psycopg's pipelines may wait for ever on a server that is lost.
-        """
-        for one in parameters:
-            self.execute(statement, one)
-        return self._cursor
+    def among(
+        self, statement: Among, keys: Collection[Any], others: Parameters, /
+    ) -> psycopg.Cursor[dict[str, Any]]:
+        """Execute a statement for many keys."""
+        return self.execute(statement.postgres, {"keys": statement.array(keys), **others})
 
     def close(self) -> None:
         """End the session."""

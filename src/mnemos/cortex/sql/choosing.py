@@ -1,0 +1,206 @@
+"""Which jobs a worker is given.
+
+By priority; then what has waited long; then what the worker has loaded; then age. A job whose
+model another worker has loaded is left for that one a moment (see warm_peers). Only the heads of
+lanes that fit are looked at, and lanes with nothing queued are skipped over by the index, so a
+claim costs the same whether ten jobs wait or ten million.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from heapq import merge
+from itertools import islice
+
+from ..records import ClaimRequest, LoadedModel, ModelKey
+from .fitting import Fit
+from .transaction import Row, Transaction
+from .warm_peers import LEFT_TO_WARM_SECONDS, WarmPeers
+
+WARM_MAY_OVERTAKE_SECONDS = 30.0
+MOST_READ_AHEAD = 512
+
+_QUEUED_LANES = """
+WITH RECURSIVE heads (lane_id) AS (
+    SELECT MIN(lane_id) FROM jobs WHERE queued
+    UNION ALL
+    SELECT (SELECT MIN(lane_id) FROM jobs WHERE queued AND lane_id > heads.lane_id)
+    FROM heads WHERE heads.lane_id IS NOT NULL
+)
+SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
+"""
+_HEADS = """
+SELECT seq, lane_id, priority, attempt, submitted_at, available_at, size_bytes FROM jobs
+WHERE queued AND lane_id = :lane_id ORDER BY priority DESC, seq LIMIT :limit
+"""
+
+
+class Heads:
+    """The heads of the queue's lanes, for all claims of one transaction.
+
+    What one claim takes the others do not see, though nothing is written yet. `wanted` is how many
+    jobs they ask for together.
+    """
+
+    def __init__(self, tx: Transaction, wanted: int) -> None:
+        self._tx = tx
+        self._read_ahead = min(wanted, MOST_READ_AHEAD)
+        self._lanes: list[Row] | None = None
+        self._rows: dict[int, list[Row]] = {}
+        self._ended: set[int] = set()
+        self._taken: set[int] = set()
+        self.lost: set[int] = set()
+        """Jobs that others were faster for."""
+        self.taken_by: Counter[str] = Counter()
+
+    def lanes(self) -> list[Row]:
+        """The lanes that had something queued when this transaction began to look."""
+        if self._lanes is None:
+            self._lanes = self._tx.all(_QUEUED_LANES, {})
+        return self._lanes
+
+    def first(self, lane_id: int, count: int) -> list[Row]:
+        """The first `count` jobs of a lane that nobody has."""
+        rows = self._free(lane_id)
+        if len(rows) < count and lane_id not in self._ended:
+            limit = max(count, self._read_ahead) + len(self._taken) + len(self.lost)
+            found = self._tx.all(_HEADS, {"lane_id": lane_id, "limit": limit})
+            if len(found) < limit:
+                self._ended.add(lane_id)
+            self._rows[lane_id] = found
+            rows = self._free(lane_id)
+        return rows[:count]
+
+    def _free(self, lane_id: int) -> list[Row]:
+        rows = self._rows.get(lane_id, [])
+        if self._taken or self.lost:
+            gone = self._taken | self.lost if self.lost else self._taken
+            rows = self._rows[lane_id] = [row for row in rows if row["seq"] not in gone]
+        return rows
+
+    def take(self, worker_id: str, jobs: Collection[Row]) -> None:
+        """Let a worker have jobs."""
+        self._taken.update(job["seq"] for job in jobs)
+        self.taken_by[worker_id] += len(jobs)
+
+    def lose(self, worker_id: str, jobs: Collection[Row]) -> None:
+        """Note that others were faster for jobs that a worker was to have."""
+        self.lost.update(job["seq"] for job in jobs)
+        self.taken_by[worker_id] -= len(jobs)
+
+    def give_back(self, worker_id: str, jobs: Collection[Row]) -> None:
+        """Let a worker choose anew."""
+        self._taken.difference_update(job["seq"] for job in jobs)
+        self.taken_by[worker_id] -= len(jobs)
+        self._lanes = None
+        self._rows.clear()
+        self._ended.clear()
+
+
+class Choice:
+    """The jobs for one claim; `again_in_seconds` says when to ask again for what is left alone."""
+
+    def __init__(self, tx: Transaction, request: ClaimRequest, fit: Fit, heads: Heads) -> None:
+        self.again_in_seconds: float | None = None
+        self.request = request
+        self.jobs: list[Row] = []
+        """What was chosen, the best first; of each the columns that decide about it."""
+        self._tx = tx
+        self._fit = fit
+        self._heads = heads
+        self._loaded = {model.key: model for model in request.models}
+        self._peers: WarmPeers | None = None
+
+    def choose(self) -> None:
+        """Take the best jobs that fit, as many as were asked for and fit into one answer."""
+        worker_id = self.request.worker_id
+        self._peers = WarmPeers(self._tx, worker_id, self._heads.taken_by)
+        self.jobs = list(self._best())
+        self._heads.take(worker_id, self.jobs)
+
+    def drop_lost(self, rows: Mapping[int, Row]) -> bool:
+        """Keep only what others did not take or change at the same moment; say if they did."""
+        own = [job for job in self.jobs if _is_same(job, rows.get(job["seq"]))]
+        if len(own) == len(self.jobs):
+            return False
+        kept = {job["seq"] for job in own}
+        lost = [job for job in self.jobs if job["seq"] not in kept]
+        self._heads.lose(self.request.worker_id, lost)
+        self.jobs = own
+        return True
+
+    def give_back(self) -> None:
+        """Choose anew."""
+        self._heads.give_back(self.request.worker_id, self.jobs)
+
+    def _best(self) -> Iterator[Row]:
+        heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
+        for lane in self._heads.lanes():
+            model = self._loaded.get(ModelKey(lane["family"], lane["version"], lane["runtime"]))
+            if _fits(lane, self.request, self._fit, model):
+                warm = model is not None
+                rows = self._first(lane) if warm else self._left_over(lane)
+                heads.append([(_rank(row, self._tx.now, warm=warm), row) for row in rows])
+        room = self.request.max_bytes
+        ranked = merge(*heads, key=lambda head: head[0])
+        for taken, (_, job) in enumerate(islice(ranked, self.request.max_jobs)):
+            room -= job["size_bytes"]
+            if taken and room < 0:
+                return
+            yield job
+
+    def _first(self, lane: Row, more: int = 0) -> list[Row]:
+        return self._heads.first(lane["lane_id"], self.request.max_jobs + more)
+
+    def _left_over(self, lane: Row) -> list[Row]:
+        """The heads of a lane, less what is left for workers that have its model loaded."""
+        rows = self._first(lane)
+        if all(self._tx.now - row["available_at"] >= LEFT_TO_WARM_SECONDS for row in rows):
+            return rows
+        assert self._peers is not None
+        room = self._peers.room_for(lane)
+        if not room:
+            return rows
+        rows = [row for row in self._first(lane, more=room) if not self._is_left(lane, row)]
+        return rows[: self.request.max_jobs]
+
+    def _is_left(self, lane: Row, job: Row) -> bool:
+        assert self._peers is not None
+        seconds = self._peers.seconds_to_leave(lane, job)
+        if seconds <= 0:
+            return False
+        self.again_in_seconds = min(seconds, self.again_in_seconds or seconds)
+        return True
+
+
+def _is_same(job: Row, row: Row | None) -> bool:
+    return row is not None and bool(row["lane_id"] == job["lane_id"])
+
+
+def _rank(job: Row, now: float, *, warm: bool) -> tuple[int, int, int]:
+    overdue = now - job["submitted_at"] >= WARM_MAY_OVERTAKE_SECONDS
+    temperature = 0 if overdue else 1 if warm else 2
+    return -job["priority"], temperature, job["seq"]
+
+
+def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None) -> bool:
+    """Say whether the worker can run the lane's jobs; `model` is theirs if it is loaded.
+
+    What a submitter asked for is there when the model is loaded. What a job turned out to need
+    must be had: a loaded model adds what it holds, unless it is idle, when that counts as
+    available already. So a job goes not back to the worker that it was too big for.
+    """
+    if not fit.offers(lane["runtime"], lane["job_type"]):
+        return False
+    if not fit.carries(json.loads(lane["tags"])):
+        return False
+    if model is not None and not lane["measured"]:
+        return True
+    held = model.memory_mb if model is not None and model.active_jobs else 0
+    memory_mb, gpu_memory_mb = int(lane["min_memory_mb"]), int(lane["min_gpu_memory_mb"])
+    return (
+        memory_mb <= request.memory_available_mb + held
+        and gpu_memory_mb <= request.gpu_memory_available_mb + held
+    )
