@@ -127,6 +127,10 @@ class CortexUnavailableError(NeuronError):
     """CORTEX cannot be reached; the same call may be sent again."""
 
 
+class CortexRefusedError(CortexUnavailableError):
+    """Nobody listens at CORTEX's address: it does not run."""
+
+
 class WorkerUnknownError(NeuronError):
     """CORTEX does not know this worker (any more): register again."""
 

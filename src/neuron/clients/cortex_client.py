@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -15,6 +17,7 @@ from mnemos.protocol.v1 import cortex_pb2_grpc as pb_grpc
 
 from ..errors import (
     ConfigurationError,
+    CortexRefusedError,
     CortexUnavailableError,
     InvalidInputError,
     NeuronError,
@@ -52,6 +55,9 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+REFUSAL_AGE_SECONDS = 3.0
+"""How old a refusal may be that a call brings: between two tries to connect there are 2.4 s."""
+_REFUSED = os.strerror(errno.ECONNREFUSED)
 _UNREACHABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -75,9 +81,8 @@ def translate(error: grpc.RpcError, url: str) -> NeuronError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInputError(f"CORTEX refused a call: {details}")
     if code in _UNREACHABLE:
-        return CortexUnavailableError(
-            f"CORTEX at {url} does not answer ({code.name.lower()}: {details})"
-        )
+        kind = CortexRefusedError if _REFUSED in details else CortexUnavailableError
+        return kind(f"CORTEX at {url} does not answer ({code.name.lower()}: {details})")
     return NeuronError(f"CORTEX at {url} refused a call ({code.name.lower()}: {details})")
 
 
@@ -161,6 +166,7 @@ class CortexClient:
             registered_at=registered_at,
             updated_at=now,
             lease_seconds=convert.from_duration(answer.lease) or 15.0,
+            cortex_is_sole=answer.sole,
         )
 
     async def deregister_worker(self, worker_id: str, reason: str = "") -> None:

@@ -129,6 +129,8 @@ class WorkerInfo(BaseModel):
     updated_at: datetime
     lease_seconds: float = Field(default=15.0, gt=0)
     """How long a job stays this worker's without a renewal; CORTEX decides."""
+    cortex_is_sole: bool = False
+    """Whether no other CORTEX gives out the same jobs."""
 
 
 class Heartbeat(BaseModel):

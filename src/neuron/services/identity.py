@@ -42,6 +42,7 @@ class Registrar:
     ) -> None:
         self.worker_id = wanted_id
         self.lease_seconds = 15.0
+        self.cortex_is_sole = False
         self.registered = False
         self._client = client
         self._build = build
@@ -89,6 +90,7 @@ class Registrar:
         self._generation += 1
         self.worker_id = info.worker_id
         self.lease_seconds = info.lease_seconds
+        self.cortex_is_sole = info.cortex_is_sole
         self.registered = True
         if self.on_registered is not None:
             self.on_registered(info)

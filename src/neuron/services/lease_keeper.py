@@ -10,7 +10,8 @@ from typing import ClassVar, Protocol
 
 import structlog
 
-from ..errors import NeuronError, WorkerUnknownError
+from ..clients.cortex_client import REFUSAL_AGE_SECONDS
+from ..errors import CortexRefusedError, NeuronError, WorkerUnknownError
 from ..models.job import LeasedJob
 from ..models.lease import AttemptRef, Renewal, Verdict, ref_of
 from ..utils.metrics import WorkerMetrics
@@ -93,6 +94,10 @@ class LeaseKeeper(Service):
     say so: until the next stream stands they are renewed all the time, and then once more. Of a
     lease that ended all the same the next renewal's answer tells, and until then the local timers
     are as they were; fencing keeps what the job does meanwhile from counting.
+
+    While nobody listens at the address of a CORTEX that is the only one, nobody can give a job
+    away, and when it starts again each has a whole lease. So a refused connection extends the
+    leases as a renewal would; of one that only breaks or is silent nothing follows.
     """
 
     name: ClassVar[str] = "lease_keeper"
@@ -180,6 +185,7 @@ class LeaseKeeper(Service):
             if not self._leases:
                 await self._new_lease.wait()
             self._new_lease.clear()
+            asked_at = self._loop.time()
             try:
                 await self.run_once()
             except WorkerUnknownError:
@@ -189,11 +195,19 @@ class LeaseKeeper(Service):
                 if self._metrics is not None:
                     self._metrics.renewal_failures.inc()
                 logger.warning("lease_renewal_failed", error=error.message, jobs=len(self._leases))
+                if isinstance(error, CortexRefusedError) and self._registrar.cortex_is_sole:
+                    self._outlast(asked_at - REFUSAL_AGE_SECONDS)
                 await asyncio.sleep(min(backoff.next_delay(), self._interval))
             else:
                 backoff.reset()
                 left = self._all_due_at - asyncio.get_running_loop().time()
                 await sleep_or_event(self._new_lease, max(0.0, left))
+
+    def _outlast(self, refused_at: float) -> None:
+        """CORTEX did not run at `refused_at` (monotonic): no lease ends sooner than one later."""
+        deadline = _deadline(refused_at, self._registrar.lease_seconds)
+        for lease in self._leases.values():
+            lease.deadline = max(lease.deadline, deadline)
 
     async def run_once(self) -> None:
         """Renew what is due, in one call: new leases, or all when their time has come."""
