@@ -98,7 +98,7 @@ def submit(tx: Transaction, calls: Sequence[Sequence[NewJob]]) -> list[list[Subm
         if new.idempotency_key is not None and id(new) in created:
             told = (new.job_id, JobState.PENDING.value, new.request_hash)
             known[new.idempotency_key] = told
-    return [[_answer(new, created, known) for new in jobs] for jobs in calls]
+    return [[_answer(new, created, known, tx.now) for new in jobs] for jobs in calls]
 
 
 def _known(tx: Transaction, jobs: Iterable[NewJob]) -> Known:
@@ -107,30 +107,6 @@ def _known(tx: Transaction, jobs: Iterable[NewJob]) -> Known:
         row["idempotency_key"]: (row["job_id"], row["status"], row["request_hash"])
         for row in tx.among(_BY_KEYS, keys)
     }
-<<<<<<< /tmp/store-main/src/mnemos/cortex/sql/submitting.py
-=======
-    row = tx.one(_INSERT_JOB, parameters)
-    if row is None:  # somebody else was a moment faster with the same key
-        known = _find_known(tx, new)
-        assert known is not None
-        return known
-    payload = {
-        "seq": row["seq"],
-        "input": new.input,
-        "runtime_config": new.runtime_config,
-        "metadata": new.metadata,
-    }
-    tx.run(_INSERT_INPUT, payload)
-    note_created(tx, row)
-    return Submitted(new.job_id, JobState.PENDING, created=True, submitted_at=tx.now)
-
-
-def _find_known(tx: Transaction, new: NewJob) -> Submitted | None:
-    if new.idempotency_key is None:
-        return None
-    known = tx.one(_BY_KEY, {"key": new.idempotency_key})
-    return None if known is None else _known_job(new, known)
->>>>>>> /tmp/s_theirs
 
 
 def _fresh(jobs: Iterable[NewJob], known: Known) -> Iterator[NewJob]:
@@ -145,10 +121,10 @@ def _fresh(jobs: Iterable[NewJob], known: Known) -> Iterator[NewJob]:
             yield new
 
 
-def _answer(new: NewJob, created: set[int], known: Known) -> Submitted:
+def _answer(new: NewJob, created: set[int], known: Known, now: float) -> Submitted:
     if id(new) in created:
         created.remove(id(new))
-        return Submitted(new.job_id, JobState.PENDING, created=True)
+        return Submitted(new.job_id, JobState.PENDING, created=True, submitted_at=now)
     assert new.idempotency_key is not None
     job_id, status, request_hash = known[new.idempotency_key]
     conflict = None
