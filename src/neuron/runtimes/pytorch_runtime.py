@@ -90,10 +90,11 @@ class PyTorchRuntime(BaseRuntime):
         rows = await session.threads.call(session.reader.read, job_input)
         request: RowRequest = RowRequest(rows)
         await session.desk.compute(request)
+        streamed = job_input.sampling.stream
         output = await session.threads.call(
-            session.writer.write, request, job_input.inputs is None, began
+            session.writer.write, request, job_input.inputs is None, began, streamed
         )
-        text = _as_text(output.result) if job_input.sampling.stream else ""
+        text = _as_text(output.result) if streamed else ""
         yield Generation(text, [], output)
 
     async def execute_stream(self, job_input: JobInput) -> AsyncGenerator[str, None]:

@@ -93,7 +93,7 @@ class BigResults:
             renewal = await self._client.renew_leases(self._registrar.worker_id, [ref])
         except NeuronError:
             return True
-        return renewal.verdicts.get(ref, Verdict.STALE) is not Verdict.STALE
+        return renewal.verdicts.get(ref) is Verdict.ACCEPTED
 
 
 def _encoded(answer: Any) -> tuple[bytes, str]:

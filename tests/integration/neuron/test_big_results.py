@@ -188,6 +188,21 @@ async def test_an_answer_that_counts_no_more_is_given_up(
     assert job.accepted == 0
 
 
+async def test_a_cancelled_job_s_answer_is_given_up_too(
+    cortex: FakeCortex, start_worker: StartWorker, engram: Path
+) -> None:
+    block(engram)
+    async with start_worker():
+        job = cortex.submit("job_1", f"big {SIZE}")
+        await cortex.until(lambda: is_waiting(cortex))
+        job.cancel_asked = True
+        await cortex.until(lambda: job.result is not None, seconds=20)
+
+    assert job.result is not None
+    assert job.result.status == pb.JOB_STATUS_FAILED
+    assert job.result.error_details.code == pb.ERROR_CODE_STORAGE_UNAVAILABLE
+
+
 def bodies(settings: Settings) -> list[int]:
     """How large the reports are that a process has on disk."""
     paths = list(settings.outbox_folder.glob("*/outbox.db"))

@@ -176,7 +176,10 @@ async def test_an_answer_too_large_is_refused(load: Any, tmp_path: Path) -> None
     assert len((await runtime.execute(job([0, 0, 0, 0]))).result[0]["logits"]) == 200_000
     for rows in ([ROWS[0]] * 4, [ROWS[0]] * 8, [[0.1, 0.2, 0.3, 0.123456789]] * 2):
         with pytest.raises(InvalidInputError, match="more than 3000000 bytes"):
-            await runtime.execute(job(*rows))
+            await runtime.execute(job(*rows, stream=True))
+    assert len((await runtime.execute(job(*[ROWS[0]] * 4))).result) == 4, "it need not be streamed"
+    with pytest.raises(InvalidInputError, match="more than 48000000 bytes"):
+        await runtime.execute(job(*[ROWS[0]] * 150))
 
 
 async def test_cancelling_frees_the_place_at_once(load: Any, until: Callable[..., Any]) -> None:

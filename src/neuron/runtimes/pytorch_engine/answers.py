@@ -14,10 +14,17 @@ from .labels import label_scores
 from .signature import Signature
 from .tensors import RowTensors, to_json
 
-MAX_ANSWER_BYTES = 3_000_000
-"""What an answer may have as JSON: it travels to CORTEX in one message."""
+MAX_ANSWER_BYTES = 48_000_000
+"""What an answer may have as JSON: it travels to the worker in one frame."""
+MAX_STREAMED_BYTES = 3_000_000
+"""What a streamed one may have: it travels to CORTEX in one message."""
 _LEAST_BYTES = 2
 """Of a number in an array, its comma included."""
+
+
+def limit_of(*, streamed: bool) -> int:
+    """How many bytes of JSON an answer may have."""
+    return MAX_STREAMED_BYTES if streamed else MAX_ANSWER_BYTES
 
 
 class AnswerWriter:
@@ -27,7 +34,9 @@ class AnswerWriter:
         self._model = model
         self._signature = signature
 
-    def write(self, request: RowRequest, single: bool, began: float) -> JobOutput:
+    def write(
+        self, request: RowRequest, single: bool, began: float, streamed: bool = False
+    ) -> JobOutput:
         """The answer: one object for a `single` row, else a list in the rows' order. Blocks.
 
         `began` is when the job's reading began, on the monotonic clock.
@@ -35,8 +44,9 @@ class AnswerWriter:
         Raises:
             InvalidInputError: the answer is larger than a result may be.
         """
+        limit = limit_of(streamed=streamed)
         outputs = [output for output in request.answers if output is not None]
-        self._check_tensors(outputs)
+        self._check_tensors(outputs, limit)
         strange = 0
         results = []
         for output in outputs:
@@ -44,7 +54,7 @@ class AnswerWriter:
             results.append(row)
             strange += count
         result = results[0] if single else results
-        self._check_size(len(msgspec.json.encode(result)))
+        self._check_size(len(msgspec.json.encode(result)), limit)
         metadata: dict[str, Any] = {
             "model": self._model,
             "runtime": "pytorch",
@@ -69,19 +79,19 @@ class AnswerWriter:
             strange += told[1]
         return result, strange
 
-    def _check_tensors(self, outputs: list[RowTensors]) -> None:
+    def _check_tensors(self, outputs: list[RowTensors], limit: int) -> None:
         """Refuse what is too large in any case, before it is written out."""
         size = 0
         for spec in self._signature.outputs:
             if spec.top_k is None:
                 each = spec.torch_dtype.itemsize if spec.encoding == "base64" else _LEAST_BYTES
                 size += each * sum(output[spec.name].numel() for output in outputs)
-        self._check_size(size)
+        self._check_size(size, limit)
 
-    def _check_size(self, size: int) -> None:
-        if size > MAX_ANSWER_BYTES:
+    def _check_size(self, size: int, limit: int) -> None:
+        if size > limit:
             raise InvalidInputError(
-                f"the answer of {self._model} would have more than {MAX_ANSWER_BYTES} bytes: "
+                f"the answer of {self._model} would have more than {limit} bytes: "
                 "send fewer rows in a job"
             )
 

@@ -13,10 +13,25 @@ from ...errors import InvalidInputError
 from ...models.job import JobOutput, JobSpec, JobType, RowResult
 from .summary import counts, mean_scores, total_of
 
-LIMIT_BYTES = SENDABLE_BYTES - 64 * 1024
-"""What the rows may have as JSON: the job's result travels in one message, with some more."""
+LIMIT_BYTES = 10 * 1024 * 1024
+"""What the rows may have as JSON: the next attempt is given all of them in one message."""
+ROW_LIMIT_BYTES = SENDABLE_BYTES - 64 * 1024
+"""What one row may have: it is kept in CORTEX as soon as it has ended."""
 _COMMA = 1
 _NULL = len("null,")
+
+
+def check_row(result: dict[str, Any]) -> None:
+    """Raise where a row's result is too large to be kept.
+
+    Raises:
+        InvalidInputError: it costs the row only.
+    """
+    size = _size(result)
+    if size > ROW_LIMIT_BYTES:
+        raise InvalidInputError(
+            f"the answer to this row has {size} bytes, and at most {ROW_LIMIT_BYTES} are kept"
+        )
 
 
 class FinishedRows:
@@ -85,7 +100,7 @@ class FinishedRows:
 
     def _put(self, row: RowResult) -> None:
         self._results[row.index] = row.result
-        self._bytes += len(msgspec.json.encode(row.result, enc_hook=str)) + _COMMA - _NULL
+        self._bytes += _size(row.result) + _COMMA - _NULL
 
     def _metrics(self) -> dict[str, float]:
         """What this attempt did, rows that it found done aside."""
@@ -96,3 +111,7 @@ class FinishedRows:
             "tokens_per_second": round(total_of("tokens_generated", new) / seconds, 2),
             "rows_per_second": round(len(new) / seconds, 2),
         }
+
+
+def _size(result: dict[str, Any]) -> int:
+    return len(msgspec.json.encode(result, enc_hook=str))

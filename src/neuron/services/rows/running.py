@@ -15,7 +15,7 @@ from ...errors import (
 )
 from ...models.job import JobOutput, JobSpec, RowResult
 from .answering import Generate, RowAnswerer
-from .finished import FinishedRows
+from .finished import FinishedRows, check_row
 from .reading import RowReader
 
 OnRow = Callable[[RowResult], Awaitable[None]]
@@ -98,6 +98,7 @@ class RowsRun:
         for index in waiting:
             try:
                 result = await answerer.answer(index)
+                check_row(result)
             except _ENDS_THE_ATTEMPT:
                 raise
             except NeuronError as error:

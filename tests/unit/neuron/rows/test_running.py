@@ -24,7 +24,7 @@ from neuron.errors import (
 )
 from neuron.models.job import JobInput, JobOutput, JobSpec, RowResult
 from neuron.runtimes.base import Generation
-from neuron.services.rows.finished import LIMIT_BYTES, FinishedRows
+from neuron.services.rows.finished import LIMIT_BYTES, ROW_LIMIT_BYTES, FinishedRows
 from neuron.services.rows.running import RowsRun
 
 Errors = dict[str, list[NeuronError]]
@@ -330,13 +330,25 @@ async def test_after_its_second_try_the_error_is_the_row_s() -> None:
 
 
 async def test_answers_that_no_result_can_carry_end_the_job_early() -> None:
-    model, kept = Model(lambda _: answer("x" * 1_000_000)), Kept()
+    model, kept = Model(lambda _: answer("x" * 3_000_000)), Kept()
 
     with pytest.raises(InvalidInputError, match="send fewer rows in a job"):
         await RowsRun(job(*"abcdefgh"), [], model.generate, kept.take, 1).run()
 
     assert model.asked == ["a", "b", "c", "d"]
     assert kept.indices == [0, 1, 2]
+
+
+async def test_an_answer_too_large_to_be_kept_costs_its_row_only() -> None:
+    answers = iter(["x" * ROW_LIMIT_BYTES, "short"])
+    model, kept = Model(lambda _: answer(next(answers))), Kept()
+
+    output = await RowsRun(job("a", "b"), [], model.generate, kept.take, 1).run()
+
+    assert output.result[0]["error"]["code"] == "invalid_input"
+    assert str(ROW_LIMIT_BYTES) in output.result[0]["error"]["message"]
+    assert output.result[1]["result"] == "short"
+    assert kept.indices == [0, 1]
 
 
 async def test_what_earlier_attempts_brought_counts_too() -> None:

@@ -14,7 +14,7 @@ import torch
 from ....errors import InvalidInputError
 from ....models.job import JobInput, JobOutput, ResumeState
 from ...base import Generation, RuntimeStats
-from ...pytorch_engine.answers import MAX_ANSWER_BYTES
+from ...pytorch_engine.answers import limit_of
 from ...stacking.desk import RequestDesk
 from ..hardware import memory_mb
 from ..loading import LoadedCheckpoint
@@ -63,22 +63,26 @@ class PoolingSession:
         began = time.monotonic()
         request = await self._loop.run_in_executor(self._threads, self._reader.read, job_input)
         await self._desk.compute(request)
+        streamed = job_input.sampling.stream
         output, text = await self._loop.run_in_executor(
-            self._threads, self._write, request, job_input.inputs is None, began
+            self._threads, self._write, request, job_input.inputs is None, began, streamed
         )
-        yield Generation(text if job_input.sampling.stream else "", [], output)
+        yield Generation(text if streamed else "", [], output)
 
     def close(self) -> None:
         """Fail what is open and free the model."""
         self._batcher.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _write(self, request: TextRequest, single: bool, began: float) -> tuple[JobOutput, str]:
+    def _write(
+        self, request: TextRequest, single: bool, began: float, streamed: bool
+    ) -> tuple[JobOutput, str]:
         result = request.answers[0] if single else request.answers
         text = msgspec.json.encode(result)
-        if len(text) > MAX_ANSWER_BYTES:
+        limit = limit_of(streamed=streamed)
+        if len(text) > limit:
             raise InvalidInputError(
-                f"the answer of {self._name} has more than {MAX_ANSWER_BYTES} bytes: send fewer "
+                f"the answer of {self._name} has more than {limit} bytes: send fewer "
                 "inputs in a job"
             )
         metadata: dict[str, Any] = {
