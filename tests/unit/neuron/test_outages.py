@@ -75,13 +75,14 @@ async def reason_of(address: str) -> CortexUnavailableError:
     return caught.value
 
 
-async def test_a_port_at_which_nobody_listens_is_told_from_one_that_is_silent() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert isinstance(await reason_of(address), CortexRefusedError)
-        silent.listen()
-        assert not isinstance(await reason_of(address), CortexRefusedError)
+@pytest.mark.parametrize("listens", [False, True])
+async def test_a_port_at_which_nobody_listens_is_told_from_a_silent_one(listens: bool) -> None:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        if listens:
+            port.listen()
+        reason = await reason_of(f"127.0.0.1:{port.getsockname()[1]}")
+    assert isinstance(reason, CortexRefusedError) is not listens
 
 
 async def test_and_from_one_that_hangs_up() -> None:
