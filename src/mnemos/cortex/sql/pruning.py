@@ -21,7 +21,7 @@ from .carry_out import Ledger
 from .engine import LOCK_FREE, Connection
 from .jobs_loaded import LoadedJob
 from .log_lines import restart_text
-from .places import Places
+from .many import INT, Among
 from .transaction import Row, Transaction
 
 JOBS_PER_STEP = 200
@@ -29,8 +29,6 @@ LINES_PER_STEP = 4000
 BYTES_PER_STEP = 16 * 1024 * 1024
 LOOKED_AT_PER_STEP = 1000
 ALL_LINES = 2**62
-
-_places = Places(JOBS_PER_STEP)
 
 # The smallest number greater than the last one, again and again: the cost is that of the jobs
 # which have a log, however long their logs are.
@@ -50,35 +48,39 @@ _ENDED = """
 SELECT seq, submitted_at, finished_at, size_bytes FROM jobs
 WHERE status = :status AND seq > :after ORDER BY seq LIMIT :limit
 """
-_STORED = f"""
+_STORED = Among(
+    f"""
 SELECT jobs.job_id, jobs.seq FROM job_results CROSS JOIN jobs
-WHERE job_results.job_seq IN ({_places.text}) AND jobs.seq = job_results.job_seq
+WHERE job_results.job_seq = ANY(:keys) AND jobs.seq = job_results.job_seq
     AND substr(result, 1, {len(REFERENCE_PREFIX)}) = '{REFERENCE_PREFIX}'
-"""  # noqa: S608  constants only
-_HOLD_LOGS = f"""
-SELECT seq FROM jobs WHERE seq IN ({_places.text}) AND finished_at <= :before
-ORDER BY seq {LOCK_FREE}
-"""  # noqa: S608  constants only
-_CLOSE_LOGS = f"""
-UPDATE jobs SET pruned_lines = (
-    SELECT MAX(sequence) + 1 FROM job_events WHERE job_seq = jobs.seq
+""",  # noqa: S608  constants only
+    INT,
 )
-WHERE seq IN ({_places.text}) AND pruned_lines < (
-    SELECT MAX(sequence) + 1 FROM job_events WHERE job_seq = jobs.seq
+_CLOSE_LOGS = Among(
+    f"""
+UPDATE jobs SET pruned_lines = next_event WHERE seq IN (
+    SELECT seq FROM jobs WHERE seq = ANY(:keys) AND finished_at <= :before
+    ORDER BY seq {LOCK_FREE}
+) RETURNING seq
+""",  # noqa: S608  constants only
+    INT,
 )
-"""  # noqa: S608  constants only
-_DELETE_LINES = f"""
-DELETE FROM job_events WHERE job_seq IN ({_places.text}) AND sequence < :until
-"""  # noqa: S608  constants only
-_HOLD_JOBS = f"""
+_DELETE_LINES = Among(
+    """
+DELETE FROM job_events WHERE job_seq = ANY(:keys) AND sequence < :until RETURNING job_seq
+""",
+    INT,
+)
+_HOLD_JOBS = Among(
+    f"""
 SELECT seq, status, group_name FROM jobs
-WHERE seq IN ({_places.text}) AND finished_at <= :before
+WHERE seq = ANY(:keys) AND finished_at <= :before
     AND NOT EXISTS (SELECT 1 FROM job_events WHERE job_seq = jobs.seq)
 ORDER BY seq {LOCK_FREE}
-"""  # noqa: S608  constants only
-_DELETE_JOBS = f"""
-DELETE FROM jobs WHERE seq IN ({_places.text})
-"""  # noqa: S608  constants only
+""",  # noqa: S608  constants only
+    INT,
+)
+_DELETE_JOBS = Among("DELETE FROM jobs WHERE seq = ANY(:keys) RETURNING seq", INT)
 _FORGET_GROUP = f"""
 DELETE FROM tallies WHERE scope = :scope AND name IN (
     SELECT name FROM tallies WHERE scope = :scope AND value = 0 {LOCK_FREE}
@@ -121,18 +123,15 @@ def find_logs(connection: Connection, before: float, after_seq: int) -> Due:
 
 def prune_logs(tx: Transaction, due: Due) -> PrunedStep:
     """Close the logs that were found and are still due, and take their lines away."""
-    held = _numbers(tx.all(_HOLD_LOGS, {**_places.fill(due.seqs), "before": due.before}))
-    if held:
-        places = _places.fill(held)
-        tx.run(_CLOSE_LOGS, places)
-        tx.run(_DELETE_LINES, {**places, "until": due.until_line})
+    held = _numbers(tx.among(_CLOSE_LOGS, due.seqs, before=due.before))
+    tx.among(_DELETE_LINES, held, until=due.until_line)
     return PrunedStep(jobs=len(held), next_seq=due.next_seq)
 
 
 def find_jobs(connection: Connection, before: float, after_seq: int) -> OldJobs:
     """Return jobs that ended `before`."""
     seqs, next_seq = _old_jobs(connection, before, after_seq)
-    stored = connection.execute(_STORED, _places.fill(seqs)).fetchall() if seqs else []
+    stored = connection.among(_STORED, seqs, {}).fetchall() if seqs else []
     return OldJobs(seqs, before, next_seq, {row["job_id"]: row["seq"] for row in stored})
 
 
@@ -164,15 +163,14 @@ def _old_jobs(
 
 def prune_jobs(tx: Transaction, old: OldJobs) -> PrunedStep:
     """Take away the jobs that were found, are still due and have no log any more."""
-    held = tx.all(_HOLD_JOBS, {**_places.fill(old.seqs), "before": old.ended_before})
+    held = tx.among(_HOLD_JOBS, old.seqs, before=old.ended_before)
     groups: set[str] = set()
     for job in held:
         tx.count("status", job["status"], -1)
         if job["group_name"] is not None:
             tx.count(f"group/{job['group_name']}", Phase.FINISHED.value, -1)
             groups.add(job["group_name"])
-    if held:
-        tx.run(_DELETE_JOBS, _places.fill(_numbers(held)))
+    tx.among(_DELETE_JOBS, _numbers(held))
     return PrunedStep(jobs=len(held), next_seq=old.next_seq, groups=groups)
 
 

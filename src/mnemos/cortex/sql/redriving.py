@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -17,14 +18,12 @@ from ..records import DeadLetters, Fence
 from .carry_out import Ledger
 from .engine import LOCK, Connection
 from .jobs_loaded import JOB_COLUMNS, LoadedJob
-from .places import Places
+from .many import INT, Among
 from .pruning import reopen_log
 from .transaction import Transaction
 
 STEP = 100
 """The most jobs that one commit queues again."""
-
-_places = Places(STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +76,22 @@ def count(connection: Connection, which: DeadLetters, limit: int) -> int:
 def queue_again(tx: Transaction, which: DeadLetters, found: Found) -> int:
     """Queue again what was found and still fits; return how many that were."""
     conditions, parameters = _fitting(which)
-    query = f"""
-        SELECT {JOB_COLUMNS} FROM jobs WHERE seq IN ({_places.text}) {conditions}
-        ORDER BY seq {LOCK}
-    """  # noqa: S608  constants only
     wanted = {status.value for status in which.statuses}
-    rows = tx.all(query, {**parameters, **_places.fill(found.seqs)})
+    rows = tx.among(_still_fitting(conditions), found.seqs, **parameters)
     fitting = [job for job in rows if job["status"] in wanted]
     ledger = Ledger(tx)
     for row in fitting:
         retry_anew(ledger, LoadedJob(row))
     ledger.write()
     return len(fitting)
+
+
+@lru_cache(maxsize=64)
+def _still_fitting(conditions: str) -> Among:
+    query = f"""
+        SELECT {JOB_COLUMNS} FROM jobs WHERE seq = ANY(:keys) {conditions} ORDER BY seq {LOCK}
+    """  # noqa: S608  constants only
+    return Among(query, INT)
 
 
 def _fitting(which: DeadLetters) -> tuple[str, dict[str, Any]]:
