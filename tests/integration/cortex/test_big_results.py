@@ -21,6 +21,8 @@ from mnemos.cortex.server import CortexServer
 from mnemos.cortex.settings import CortexSettings
 from mnemos.engram.store import ObjectStore
 from mnemos.protocol.v1 import cortex_pb2 as pb
+from neuron.clients.cortex_client import CortexClient
+from neuron.services.rows.finished import LIMIT_BYTES, ROW_LIMIT_BYTES
 
 ANSWER = json.dumps(["the answer, a piece of it", 0.5] * 200_000).encode()
 
@@ -213,6 +215,43 @@ async def test_all_that_attempts_at_a_job_stored_can_be_removed(place: Place) ->
 
     left = await place.store.list(place.bucket)
     assert [info.key for info in left] == ["jobs/job_10/1/result.json"]
+
+
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+async def test_rows_as_large_as_may_be_reach_the_next_attempt(cortex: Cortex) -> None:
+    """In one message, which a worker's client takes."""
+    rows = {index: json.dumps({"result": "x" * ROW_LIMIT_BYTES}) for index in range(3)}
+    assert 2 * ROW_LIMIT_BYTES < LIMIT_BYTES < 4 * ROW_LIMIT_BYTES
+    job_id = await cortex.hold(
+        job_type="batch_inference", input={"inputs": list("abcd"), "parameters": {}}
+    )
+    for index, row in rows.items():
+        chunk = pb.StreamChunk(
+            job_id=job_id,
+            attempt=1,
+            sequence=index,
+            row=pb.RowResult(index=index, result_json=row),
+        )
+        call = cortex.stub.StreamResult()
+        await call.write(pb.StreamResultRequest(worker_id=cortex.worker_id, chunks=[chunk]))
+        [ack] = (await call.read()).acks
+        assert ack.next_sequence == index + 1
+        await call.done_writing()
+    released = pb.ReleasedJob(job_id=job_id, attempt=1, reason="drain")
+    request = pb.ReleaseJobsRequest(worker_id=cortex.worker_id, jobs=[released])
+    await cortex.stub.ReleaseJobs(request)
+
+    client = CortexClient(cortex.server.grpc_address)
+    client.instance_id = "one"
+    await client.connect()
+    try:
+        acquired = await client.acquire_jobs(cortex.worker_id, 1, wait_seconds=5)
+    finally:
+        await client.close()
+
+    [leased] = acquired.jobs
+    assert leased.resume is not None
+    assert [len(row.result["result"]) for row in leased.resume.rows] == [ROW_LIMIT_BYTES] * 3
 
 
 async def test_without_a_storage_readers_are_told_where_the_answer_is(
