@@ -246,7 +246,7 @@ async def test_the_request_hash_ignores_order_and_sees_every_change() -> None:
     turned = body(metadata={"b": 2, "a": 1})
     other = body(metadata={"a": 1, "b": 3})
     hashes = [
-        (await prepare(parse_job(given), Catalog())).request_hash
+        (await prepare(parse_job(given), Catalog(), "key")).request_hash
         for given in (first, turned, other)
     ]
     assert hashes[0] == hashes[1] != hashes[2]

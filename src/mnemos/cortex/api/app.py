@@ -18,6 +18,7 @@ from ..errors import (
 )
 from . import events, groups, health, jobs, numbers, redrive, results, workers
 from .context import ApiContext
+from .quick_submit import QuickSubmit
 
 _STATUS_BY_ERROR: dict[type[CortexError], int] = {
     JobNotFoundError: 404,
@@ -44,6 +45,7 @@ def create_app(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.add_exception_handler(CortexError, _answer_cortex_error)
+    app.add_middleware(QuickSubmit, context=context)
     install_error_handling(app)
     for part in (redrive, results, jobs, events, groups, workers, numbers):
         app.include_router(part.router, prefix="/api/v1")

@@ -26,7 +26,8 @@ class ApiContext:
     """Where big results are, if CORTEX was told."""
 
 
-def _context(request: Request) -> ApiContext:
+async def _context(request: Request) -> ApiContext:
+    # Not a plain function: that would cost a thread's work for each request.
     context: ApiContext = request.app.state.context
     return context
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 
 from mnemos.http import ApiError, invalid_input
 
-from ..records import JobFilter, NewJob, Submitted
+from ..records import JobFilter, JobRecord, NewJob, Submitted
 from ..state_machine import JobState
 from ..store import MAX_PAGE_BYTES
 from . import documents
@@ -40,10 +41,16 @@ async def submit_job(
     idempotency_key: Annotated[Key | None, Header()] = None,
 ) -> Response:
     """Answer once the job is durable: 201, or 200 with the job that the key gave before."""
-    new = await _preparation(cortex).prepare(job, idempotency_key)
+    return await answer_submitted(cortex, await _preparation(cortex).prepare(job, idempotency_key))
+
+
+async def answer_submitted(cortex: ApiContext, new: NewJob) -> Response:
+    """Store a job and answer with it as it was stored, or as it is if it was there before."""
     [stored] = await cortex.store.submit([new])
     if stored.conflict is not None:
         raise ApiError(409, "conflict", stored.conflict, "idempotency_key")
+    if stored.submitted_at is not None:
+        return json_response(job_view(_as_stored(new, stored.submitted_at)), 201)
     return await _job_answer(cortex, stored.job_id, 201 if stored.created else 200)
 
 
@@ -166,6 +173,48 @@ async def retry_job(job_id: str, cortex: Cortex) -> Response:
     """Put a failed, timed out or cancelled job back in the queue."""
     await cortex.store.retry_job(job_id)
     return await _job_answer(cortex, job_id)
+
+
+def _as_stored(new: NewJob, submitted_at: float) -> JobRecord:
+    return JobRecord(
+        seq=0,  # not shown
+        job_id=new.job_id,
+        status=JobState.PENDING,
+        job_type=new.job_type,
+        priority=new.priority,
+        family=new.family,
+        version=new.version,
+        runtime=new.runtime,
+        runtime_config=new.runtime_config,
+        input=new.input,
+        timeout_seconds=new.timeout_seconds,
+        retry_config=new.retry_config,
+        metadata=new.metadata,
+        min_memory_mb=new.min_memory_mb,
+        min_gpu_memory_mb=new.min_gpu_memory_mb,
+        tags=json.dumps(dict(sorted(new.tags.items()))),
+        group=new.group,
+        idempotency_key=new.idempotency_key,
+        trace=new.trace,
+        attempt=0,
+        retries_used=0,
+        engine_crashes=0,
+        worker_id=None,
+        status_message=None,
+        cancel_requested=False,
+        delayed=False,
+        submitted_at=submitted_at,
+        available_at=submitted_at,
+        started_at=None,
+        finished_at=None,
+        finish_seq=None,
+        result=None,
+        output_metadata=None,
+        metrics=None,
+        error_code=None,
+        error=None,
+        error_retryable=None,
+    )
 
 
 async def _job_answer(cortex: ApiContext, job_id: str, status: int = 200) -> Response:

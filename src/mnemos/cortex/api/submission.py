@@ -19,6 +19,7 @@ from .rows import ROW_JOB_TYPES, adapters_of, check_parameters, check_rows
 from .schemas import JobSubmit, Retry
 
 RARE_JOB_TYPES = frozenset({"training", "fine_tuning"})
+_USUAL_RETRY = Retry().model_dump_json()
 MAX_JOB_BYTES = 3 * 1024 * 1024
 """A job travels to its worker in one message of at most 4 MiB."""
 
@@ -57,14 +58,13 @@ class Preparation:
                 "idempotency_key: differs from the Idempotency-Key header.", "idempotency_key"
             )
         texts = _texts(job)
-        request = _text(_request_fields(job), "the job", sort_keys=True)
-        request_hash = hashlib.sha256(request.encode()).hexdigest()
+        key = job.idempotency_key or key
         await self._check_offered(job.job_type)
         model = await resolve(job.model, self._catalog)
         check_rows(job, model.runtime)
         await check_adapters(adapters_of(job), self._catalog)
         config = {**model.runtime_config, **job.model.runtime_config}
-        retry = job.retry_config or Retry()
+        retry_config = job.retry_config.model_dump_json() if job.retry_config else _USUAL_RETRY
         return NewJob(
             job_id=new_id("job"),
             job_type=job.job_type,
@@ -75,14 +75,14 @@ class Preparation:
             runtime_config=_text(config, "model.runtime_config"),
             input=texts["input"],
             timeout_seconds=job.timeout_seconds,
-            retry_config=retry.model_dump_json(),
+            retry_config=retry_config,
             metadata=texts["metadata"],
-            request_hash=request_hash,
+            request_hash=_hash_of(job) if key else "",
             min_memory_mb=job.requirements.min_memory_mb,
             min_gpu_memory_mb=job.requirements.min_gpu_memory_mb,
             tags=job.requirements.tags,
             group=job.group,
-            idempotency_key=job.idempotency_key or key,
+            idempotency_key=key,
             trace=job.trace,
             row_count=len(job.input.inputs or ()) if job.job_type in ROW_JOB_TYPES else 0,
         )
@@ -114,8 +114,10 @@ def _texts(job: JobSubmit) -> dict[str, str]:
     return texts
 
 
-def _request_fields(job: JobSubmit) -> dict[str, Any]:
-    return job.model_dump(exclude={"idempotency_key", "trace"})
+def _hash_of(job: JobSubmit) -> str:
+    """What tells one request from another that comes with the same idempotency key."""
+    fields = job.model_dump(exclude={"idempotency_key", "trace"})
+    return hashlib.sha256(_text(fields, "the job", sort_keys=True).encode()).hexdigest()
 
 
 def _shallow_text(value: Any, field: str) -> str:
