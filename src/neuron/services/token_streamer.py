@@ -26,6 +26,12 @@ MEMORY_LIMIT_BYTES = 32 * 1024 * 1024
 MESSAGE_CHUNKS = 512
 STALL_SECONDS = 10.0
 """Without an acknowledgement for so long the stream counts as broken."""
+MESSAGES_AHEAD = 2
+"""So many may wait for their acknowledgement: one that CORTEX makes durable, and the next.
+
+What comes meanwhile is gathered, so that tokens that come faster than commits make larger chunks
+and not a longer queue.
+"""
 
 
 class Channel(Protocol):
@@ -130,6 +136,7 @@ class TokenStreamer(Service):
         self._room.set()
         self._next_wake = math.inf
         self._progress_at = self._clock()
+        self._ahead = 0
         self._bytes = 0
 
     def open(self, ref: AttemptRef) -> TokenStream:
@@ -199,6 +206,7 @@ class TokenStreamer(Service):
     async def _one_channel(self, backoff: Backoff) -> None:
         channel = self._client.open_token_channel(self._registrar.worker_id)
         self._progress_at = self._clock()
+        self._ahead = 0
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send(channel))
@@ -210,13 +218,22 @@ class TokenStreamer(Service):
         while True:
             self._wake.clear()
             now = self._clock()
-            chunks = [c for s in list(self._streams.values()) for c in s.buffer.cut(now)]
-            for message in _messages(chunks):
-                await channel.send(message)
+            if self._may_send:
+                chunks = [c for s in list(self._streams.values()) for c in s.buffer.cut(now)]
+                for message in _messages(chunks):
+                    self._ahead += 1
+                    await channel.send(message)
             await self._sleep_until_due(self._clock())
 
+    @property
+    def _may_send(self) -> bool:
+        return self._ahead < MESSAGES_AHEAD
+
     async def _sleep_until_due(self, now: float) -> None:
-        waiting = [s.buffer.due for s in self._streams.values() if s.buffer.has_unsent]
+        due = math.inf
+        if self._may_send:
+            waiting = (s.buffer.due for s in self._streams.values() if s.buffer.has_unsent)
+            due = min(waiting, default=math.inf)
         stalled_at = math.inf
         if self._outstanding():
             stalled_at = self._progress_at + STALL_SECONDS
@@ -226,9 +243,11 @@ class TokenStreamer(Service):
                 )
         else:
             self._progress_at = now
-        self._next_wake = min([*waiting, stalled_at])
+        wake_at = min(due, stalled_at)
+        waits_for_answer = not self._may_send and stalled_at < math.inf
+        self._next_wake = -math.inf if waits_for_answer else wake_at
         try:
-            async with asyncio.timeout_at(None if self._next_wake == math.inf else self._next_wake):
+            async with asyncio.timeout_at(None if wake_at == math.inf else wake_at):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -241,9 +260,16 @@ class TokenStreamer(Service):
             for ack in acks:
                 self._apply(ack)
             self._progress_at = self._clock()
+            self._note_answer()
             if self._metrics is not None:
                 self._metrics.unacknowledged_bytes.set(self._bytes)
         raise CortexUnavailableError("CORTEX closed the token stream")
+
+    def _note_answer(self) -> None:
+        """Each message has one answer; the sender may have waited for it."""
+        if not self._may_send:
+            self._wake.set()
+        self._ahead -= 1
 
     def _apply(self, ack: StreamAck) -> None:
         stream = self._streams.get(ack.ref)

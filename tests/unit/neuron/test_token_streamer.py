@@ -12,7 +12,12 @@ from neuron.models.lease import AttemptRef, Renewal, StreamAck, Verdict
 from neuron.models.worker import WorkerInfo, WorkerRegistration
 from neuron.services.identity import Registrar
 from neuron.services.lease_keeper import LeaseKeeper
-from neuron.services.token_streamer import MEMORY_LIMIT_BYTES, TokenStreamer
+from neuron.services.token_streamer import (
+    MEMORY_LIMIT_BYTES,
+    MESSAGES_AHEAD,
+    TokenStreamer,
+)
+from neuron.utils.streaming import COALESCE_SECONDS
 
 MESSAGE_LIMIT = 4 * 1024 * 1024
 
@@ -25,6 +30,9 @@ class Receiver:
         self.rows: list[RowResult] = []
         self.messages = 0
         self.refused = 0
+        self.answers = asyncio.Event()
+        """Cleared, nothing is acknowledged."""
+        self.answers.set()
 
     def open_token_channel(self, worker_id: str) -> Wire:
         return Wire(self)
@@ -62,7 +70,9 @@ class Wire:
 
     async def acknowledgements(self) -> AsyncIterator[list[StreamAck]]:
         while True:
-            yield await self._acks.get()
+            acks = await self._acks.get()
+            await self._receiver.answers.wait()
+            yield acks
 
     def close(self) -> None:
         return
@@ -162,3 +172,46 @@ async def test_nobody_waits_for_rows_that_nobody_wants() -> None:
     async with asyncio.timeout(5):
         await stream.send_row(row(0, 2000))
         await stream.finish({})
+
+
+async def test_tokens_that_come_faster_than_acknowledgements_are_gathered() -> None:
+    receiver = Receiver()
+    receiver.answers.clear()
+    streamer = streamer_to(receiver)
+    ref = AttemptRef("job_1", 1)
+    stream = streamer.open(ref)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        await streamer.start(tasks)
+        for number in range(8):
+            await stream.send(f"{number} ", [number])
+            await asyncio.sleep(1.2 * COALESCE_SECONDS)  # each would have been sent by itself
+        sent_without_answer = receiver.messages
+        receiver.answers.set()
+        await stream.finish({})
+        await streamer.stop()
+
+    assert sent_without_answer == MESSAGES_AHEAD
+    assert receiver.received[ref][:2] == ["0 ", "1 "]
+    assert receiver.received[ref][2].startswith("2 3 4 5 6 7 ")
+    assert "".join(receiver.received[ref]) == "0 1 2 3 4 5 6 7 "
+
+
+async def test_tokens_of_a_new_job_are_sent_though_a_forgotten_ones_were_not_answered() -> None:
+    receiver = Receiver()
+    receiver.answers.clear()
+    streamer = streamer_to(receiver)
+    forgotten = streamer.open(AttemptRef("job_1", 1))
+    ref = AttemptRef("job_2", 1)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        await streamer.start(tasks)
+        for number in range(MESSAGES_AHEAD):
+            await forgotten.send(f"{number} ", [number])
+            await asyncio.sleep(1.2 * COALESCE_SECONDS)
+        forgotten.close()
+        stream = streamer.open(ref)
+        await stream.send("hello", [1])
+        receiver.answers.set()
+        await stream.finish({})
+        await streamer.stop()
+
+    assert "".join(receiver.received[ref]) == "hello"
