@@ -132,7 +132,7 @@ async def test_an_answer_that_another_attempt_overtook_is_dropped(
     cortex.refuse_reports = 0
     with worker_process(settings, log):
         await cortex.until(lambda: job.state == "done", seconds=30)
-        await poll_until(lambda: '"verdict": "stale"' in log.read_text())
+        await poll_until(lambda: '"verdict":"stale"' in log.read_text())
         await poll_until(lambda: kept(settings) == 0)
 
     assert job.attempt > 1
