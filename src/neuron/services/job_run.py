@@ -78,7 +78,9 @@ class JobRun:
 
     def _on_loss(self, loss: LeaseLoss) -> None:
         self.stop(_REASON_BY_LOSS[loss])
-        if loss is LeaseLoss.STALE and self._work.stream is not None:
+        # What has ended may still be accepted late, with its last tokens: CORTEX judges those.
+        has_ended = self.outcome is not None
+        if loss is LeaseLoss.STALE and self._work.stream is not None and not has_ended:
             self._work.stream.close()
 
     async def run(self) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,8 +15,25 @@ from neuron.models.lease import Verdict
 from neuron.runtimes.base import Generation
 from neuron.services.job_run import JobRun
 from neuron.services.job_work import JobServices
+from neuron.services.lease_keeper import LeaseLoss
 from neuron.services.outcomes import Dropped, Ended, HandedBack, StopReason
+from neuron.services.token_streamer import TokenStream
 from neuron.utils.metrics import WorkerMetrics
+
+
+class Stream:
+    """Tokens on their way to CORTEX."""
+
+    closed = False
+
+    async def send(self, *_: Any) -> None:
+        return
+
+    def end(self, _metadata: Any) -> None:
+        return
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Worker:
@@ -29,13 +46,13 @@ class Worker:
         self.deliver = asyncio.Event()
         self.deliver.set()
         self.freed = 0
-        lease = SimpleNamespace(confirmed=self.go_ahead())
+        self.lose: Callable[[LeaseLoss], None] = lambda _: None
         quiet = SimpleNamespace(update=lambda *_: None, forget=lambda _: None)
         self.services = cast(
             JobServices,
             SimpleNamespace(
                 worker_id=lambda: "wrk_1",
-                leases=SimpleNamespace(hold=lambda *_: lease, release=lambda _: None),
+                leases=SimpleNamespace(hold=self.hold, release=lambda _: None),
                 engines=SimpleNamespace(is_warm=lambda _: True, use=self.use),
                 statuses=quiet,
                 tokens=None,
@@ -49,6 +66,15 @@ class Worker:
                 max_batch_size=1,
             ),
         )
+
+    def hold(self, _leased: LeasedJob, on_loss: Callable[[LeaseLoss], None]) -> Any:
+        self.lose = on_loss
+        return SimpleNamespace(confirmed=self.go_ahead())
+
+    def open_stream(self, run: JobRun) -> Stream:
+        stream = Stream()
+        run._work.stream = cast(TokenStream, stream)
+        return stream
 
     def go_ahead(self) -> asyncio.Event:
         event = asyncio.Event()
@@ -132,6 +158,26 @@ async def test_a_stop_while_the_result_is_delivered_changes_nothing() -> None:
         worker.deliver.set()
 
     assert task.result() == Ended(JobStatus.COMPLETED, output=JobOutput(result="a"))
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_a_lost_attempt_keeps_its_tokens_only_if_it_has_ended(*, has_ended: bool) -> None:
+    worker = Worker()
+    worker.deliver.clear()
+    run = worker.run()
+    stream = worker.open_stream(run)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(run.run())
+        await worker.runs.wait()
+        if has_ended:
+            worker.go.set()
+            while run.outcome is None:  # noqa: ASYNC110 - an outcome has no event
+                await asyncio.sleep(0)
+        worker.lose(LeaseLoss.STALE)
+        closed_then = stream.closed
+        worker.deliver.set()
+
+    assert closed_then == (not has_ended)
 
 
 @pytest.mark.parametrize("stopped_too", [True, False])
