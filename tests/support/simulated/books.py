@@ -32,6 +32,7 @@ class Books:
         self._cancelled: set[tuple[str, int]] = set()
         self._reported: dict[tuple[str, int], Fence] = {}
         self._chunks: dict[tuple[str, int], int] = {}
+        self._heard_at: dict[str, float] = {}
         self._working: dict[str, list[tuple[Worker, Run]]] = {}
         self._deaths: dict[tuple[str, int], set[int]] = {}
         self.claims = 0
@@ -53,6 +54,8 @@ class Books:
             fired[f"repeated {kind}"] += 1
         if step.job is before:
             return
+        if kind in {"Claim", "Renew", "Grace"}:
+            self._heard_at[job_id] = self._world.now
         if kind == "Claim":
             fired["restart line"] += len(step.lines) - 1
         elif kind == "Append":
@@ -67,6 +70,14 @@ class Books:
             fired[f"{kind}{' while held' if kind == 'Cancel' and before.is_held else ''}"] += 1
         if before.cancel_requested and step.job.state in TERMINAL:
             fired[f"told to stop, ended by {kind}"] += 1
+
+    def has_reaped(self, every_seconds: float) -> None:
+        """CORTEX has looked at all leases, as it does every so many seconds."""
+        longest = LEASE_SECONDS + every_seconds + ROUNDING_SECONDS
+        for job_id, record in self.ledger.records.items():
+            if record.job.is_held:
+                unheard = self._world.now - self._heard_at[job_id]
+                demand(unheard <= longest, "a silent worker loses its job", job_id, record.job)
 
     def _check_grace(self, job_id: str, before: Any, suspected: bool) -> None:
         since = self._world.now - self._cortex_started_at

@@ -150,6 +150,7 @@ class SimulatedCortex:
                 self._do(job_id, self.core.LeaseCheck())
             if record.job.is_held:
                 self._do(job_id, self.core.DeadlineCheck(DEADLINE_GRACE_SECONDS))
+        self._books.has_reaped(REAP_SECONDS)
         if self.ledger.is_dirty:
             self._commit_soon()
 
