@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,16 @@ class Event:
 
 
 class RestlessReader:
-    """Reads a job's stream to its end in many pieces; `text` is what it has, as on the wire."""
+    """Reads a job's stream to its end in many pieces; `text` is what it has, as on the wire.
 
-    def __init__(self, http: httpx2.AsyncClient, job_id: str, random: random.Random) -> None:
+    It comes back to any of `replicas`.
+    """
+
+    def __init__(
+        self, replicas: Sequence[httpx2.AsyncClient], job_id: str, random: random.Random
+    ) -> None:
         self.comebacks = 0
-        self._http = http
+        self._replicas = replicas
         self._path = f"/api/v1/jobs/{job_id}/stream"
         self._random = random
         self._blocks: list[str] = []
@@ -50,7 +56,8 @@ class RestlessReader:
         if start and self._random.random() < 0.5:
             asked = {"headers": {"Last-Event-ID": str(start - 1)}}
         block = ""
-        async with self._http.stream("GET", self._path, **asked) as answer:
+        http = self._random.choice(self._replicas)
+        async with http.stream("GET", self._path, **asked) as answer:
             assert answer.status_code == 200
             async for line in answer.aiter_lines():
                 block += line + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from fault_proxy import FaultProxy
 from figures import Figures, Scale
 from live_cortex import LiveCortex, live_cortex, text_job
+from postgres_tools import Postgres
 from sim_streamer import Deeds, Fault, Streamer, tokens
 from sim_worker import Ref
 from sse_reader import Log, RestlessReader
@@ -71,11 +73,14 @@ def read_text(log: Log, resumed: dict[Ref, str]) -> tuple[str, int, int]:
 
 
 async def follow(
-    cortex: LiveCortex, guided: bool, seed: int, deeds: Deeds, found: Found, length: int
+    replicas: list[LiveCortex], number: int, deeds: Deeds, found: Found, length: int
 ) -> None:
     """Submit one job, read it along, and compare what was read with what there is."""
+    cortex = replicas[number % len(replicas)]
+    guided = number % 4 == 0
     [job_id] = await cortex.submit([text_job(parameters=GUIDED if guided else {})])
-    reader = RestlessReader(cortex.http, job_id, random.Random(seed))
+    https = [replica.http for replica in replicas]
+    reader = RestlessReader(https, job_id, random.Random(number))
     await reader.read_to_end()
     found.comebacks += reader.comebacks
     found.streams += 1
@@ -109,20 +114,46 @@ def note(figures: Figures, deeds: Deeds, found: Found) -> None:
     figures.note("wrong", len(found.wrong) + len(deeds.wrong))
 
 
-async def test_streams(tmp_path: Path, scale: Scale, figures: Figures) -> None:
-    planned, length = scale.of(2000, 300), scale.of(100, 40)
+@asynccontextmanager
+async def running_replicas(
+    kind_of_store: str, folder: Path, postgres: Postgres
+) -> AsyncIterator[list[LiveCortex]]:
+    """One CORTEX on a file, or two on a database."""
+    if kind_of_store == "sqlite":
+        async with live_cortex(folder, lease_seconds=LEASE_SECONDS) as cortex:
+            yield [cortex]
+        return
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+    with postgres.database() as url:
+        shared: dict[str, object] = {"lease_seconds": LEASE_SECONDS, "database_url": url}
+        async with (
+            live_cortex(folder / "first", **shared) as first,
+            live_cortex(folder / "second", **shared) as second,
+        ):
+            yield [first, second]
+
+
+@pytest.mark.parametrize("kind_of_store", ["sqlite", "postgres"])
+async def test_streams(
+    kind_of_store: str, tmp_path: Path, postgres: Postgres, scale: Scale, figures: Figures
+) -> None:
+    planned, length = scale.of(1000, 150), scale.of(100, 40)
     deeds, found = Deeds(), Found()
     room = asyncio.Semaphore(JOBS_AT_ONCE)
 
-    async def one(cortex: LiveCortex, number: int) -> None:
+    async def one(replicas: list[LiveCortex], number: int) -> None:
         async with room:
-            await follow(cortex, number % 4 == 0, number, deeds, found, length)
+            await follow(replicas, number, deeds, found, length)
 
     async with AsyncExitStack() as stack:
-        cortex = await stack.enter_async_context(live_cortex(tmp_path, lease_seconds=LEASE_SECONDS))
+        replicas = await stack.enter_async_context(
+            running_replicas(kind_of_store, tmp_path, postgres)
+        )
         async with asyncio.TaskGroup() as group:
             workers = []
             for number in range(WORKERS):
+                cortex = replicas[number % len(replicas)]
                 proxy = FaultProxy("127.0.0.1", cortex.grpc_port)
                 await stack.enter_async_context(proxy)
                 chance = random.Random(-number)
@@ -130,7 +161,7 @@ async def test_streams(tmp_path: Path, scale: Scale, figures: Figures) -> None:
                 workers.append(group.create_task(streamer.run()))
             async with asyncio.TaskGroup() as following:
                 for number in range(planned):
-                    following.create_task(one(cortex, number))
+                    following.create_task(one(replicas, number))
             for worker in workers:
                 worker.cancel()
 
