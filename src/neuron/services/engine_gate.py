@@ -32,6 +32,9 @@ class EngineGate:
             self._admit()
 
     async def _enter(self, *, alone: bool) -> None:
+        if not self._waiting and self._has_room(alone=alone):
+            self._let_in(alone=alone)
+            return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (place, alone)
         self._waiting.append(entry)
@@ -48,12 +51,15 @@ class EngineGate:
             raise
 
     def _admit(self) -> None:
-        while self._waiting and not self._closed:
-            place, alone = self._waiting[0]
-            if alone and self._inside:
-                return
-            self._waiting.popleft()
+        while self._waiting and self._has_room(alone=self._waiting[0][1]):
+            place, alone = self._waiting.popleft()
             if not place.done():
                 place.set_result(None)
-                self._inside += 1
-                self._closed = alone
+                self._let_in(alone=alone)
+
+    def _has_room(self, *, alone: bool) -> bool:
+        return not self._closed and not (alone and self._inside)
+
+    def _let_in(self, *, alone: bool) -> None:
+        self._inside += 1
+        self._closed = alone

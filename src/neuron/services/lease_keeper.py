@@ -81,6 +81,14 @@ class Lease:
             )
             self._on_loss(loss)
 
+    def close(self) -> None:
+        """Tell nobody any more: job and lease would keep each other in memory."""
+        self._on_loss = _nobody
+
+
+def _nobody(_: LeaseLoss) -> None:
+    return
+
 
 def _deadline(asked_at: float, seconds: float) -> float:
     """When a lease of `seconds` must be let go that began at `asked_at` or later (monotonic)."""
@@ -137,6 +145,7 @@ class LeaseKeeper(Service):
 
     def release(self, lease: Lease) -> None:
         """Renew no more: the job has ended and CORTEX knows it."""
+        lease.close()
         if self._leases.get(lease.ref) is lease:
             del self._leases[lease.ref]
 

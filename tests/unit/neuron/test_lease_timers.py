@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from types import SimpleNamespace
 from typing import cast
 
@@ -107,3 +108,22 @@ async def test_a_stale_lease_is_lost_once() -> None:
 
     assert held.lost["job_1"][0] is LeaseLoss.STALE
     assert not lease.confirmed.is_set()
+
+
+async def test_a_released_lease_keeps_nobody_in_memory() -> None:
+    """A cycle for each job would have the collector walk over all objects, again and again."""
+
+    class Owner:
+        def lost(self, loss: LeaseLoss) -> None:
+            raise AssertionError(loss)
+
+    held = Held()
+    owner = Owner()
+    leased = SimpleNamespace(job=SimpleNamespace(job_id="job_1"), attempt=1, lease_seconds=60)
+    lease = held.keeper.hold(cast(LeasedJob, leased), owner.lost)
+    alive = weakref.ref(owner)
+
+    held.keeper.release(lease)
+    del owner
+
+    assert alive() is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,16 +20,15 @@ from .words import VERDICT_BY_FENCE, action_kind_number, error_code_number, job_
 
 def duration(seconds: float) -> Duration:
     """A length of time."""
-    message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message
+    whole, nanos = divmod(round(max(0.0, seconds) * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def timestamp(seconds: float) -> Timestamp:
     """An instant, for people to read."""
-    message = Timestamp()
-    message.FromDatetime(as_datetime(seconds))
-    return message
+    moment = as_datetime(seconds)
+    whole = int(moment.replace(microsecond=0).timestamp())
+    return Timestamp(seconds=whole, nanos=moment.microsecond * 1000)
 
 
 def leased_job(leased: LeasedJob) -> pb.LeasedJob:
@@ -61,13 +62,13 @@ def _spec(job: JobRecord) -> pb.JobSpec:
         ),
         input=_input(json.loads(job.input or "{}")),
         timeout_seconds=job.timeout_seconds,
-        retry_config=_retry_config(json.loads(job.retry_config)),
+        retry_config=_retry_config(job.retry_config),
         metadata_json=job.metadata,
         submitted_at=timestamp(job.submitted_at),
         requirements=pb.Requirements(
             min_memory_mb=job.min_memory_mb,
             min_gpu_memory_mb=job.min_gpu_memory_mb,
-            tags=json.loads(job.tags),
+            tags=msgspec.json.decode(job.tags),
         ),
         idempotency_key=job.idempotency_key or "",
         trace=job.trace or "",
@@ -87,7 +88,10 @@ def _input(told: dict[str, Any]) -> pb.JobInput:
     )
 
 
-def _retry_config(told: dict[str, Any]) -> pb.RetryConfig:
+@lru_cache(maxsize=256)
+def _retry_config(text: str) -> pb.RetryConfig:
+    """Read a policy; nearly all jobs have the same, and messages copy what they are given."""
+    told: dict[str, Any] = json.loads(text)
     return pb.RetryConfig(
         max_retries=told["max_retries"],
         initial_backoff=duration(told["initial_backoff_seconds"]),
