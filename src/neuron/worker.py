@@ -21,6 +21,7 @@ from .services.engine import EngineFactory
 from .services.lifecycle import WorkerPhase
 from .services.memory_budget import MemoryBudget
 from .services.self_view import WorkerSelfView
+from .utils.collector import calm_collector
 from .utils.concurrency import until_first
 from .utils.logging import configure_logging, set_log_level
 from .utils.metrics import WorkerMetrics
@@ -378,6 +379,7 @@ def run_worker() -> int:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
         configure_tracing(settings.otlp_endpoint, settings.version)
+        calm_collector()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run(settings))
     except ConfigurationError as error:

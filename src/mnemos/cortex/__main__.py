@@ -11,6 +11,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from mnemos.collector import calm_collector
 from mnemos.http import PortUnavailableError, describe_validation_errors
 
 from .errors import StartError
@@ -32,6 +33,7 @@ def main() -> int:
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_settings(os.environ):
         _log.warning("cortex.unknown_setting", name=name)
+    calm_collector()
     try:
         uvloop.run(_serve(settings))
     except (StartError, PortUnavailableError) as error:

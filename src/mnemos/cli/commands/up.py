@@ -110,5 +110,8 @@ def _run(options: UpOptions) -> None:
 
     import uvloop
 
+    from mnemos.collector import calm_collector
+
+    calm_collector()
     uvloop.run(serve())
     note("Stopped.")
