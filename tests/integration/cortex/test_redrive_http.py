@@ -84,6 +84,35 @@ async def test_a_long_redrive_goes_on_by_cursor(
     assert max(counts) < 250
 
 
+async def test_what_ends_anew_before_a_redrive_goes_on_is_left_alone(
+    cortex: Cortex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redrive, "BUDGET_SECONDS", 0.0)
+    batch = {"jobs": [cortex.body(group="g") for _ in range(150)]}
+    await cortex.http.post("/api/v1/jobs/batch", json=batch)
+    await cortex.http.post("/api/v1/groups/g/cancel")
+    first = await ask(cortex, status="cancelled")
+    assert (first["jobs"], first["next_cursor"] is None) == (100, False)
+    again = (await cortex.http.post("/api/v1/groups/g/cancel")).json()
+    assert again == {"cancelled": 100}
+    done, cursor = 0, first["next_cursor"]
+    while cursor is not None:
+        told = await ask(cortex, status="cancelled", cursor=cursor)
+        done, cursor = done + told["jobs"], told["next_cursor"]
+    assert done == 50
+    assert (await ask(cortex, status="cancelled", dry_run=True))["jobs"] == 100
+
+
+async def test_a_limit_that_is_reached_is_the_end(
+    cortex: Cortex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redrive, "BUDGET_SECONDS", 0.0)
+    for _ in range(2):
+        await fail(cortex)
+    told = await ask(cortex, limit=1)
+    assert told == {"jobs": 1, "dry_run": False, "next_cursor": None}
+
+
 async def test_a_limit_is_kept(cortex: Cortex) -> None:
     for _ in range(3):
         await fail(cortex)

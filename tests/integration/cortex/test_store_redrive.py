@@ -158,7 +158,9 @@ async def test_what_fails_anew_meanwhile_is_left_alone(tools: StoreTools) -> Non
 async def fail_again(tools: StoreTools, job_id: str) -> str:
     [leased] = await tools.claim()
     assert leased.job.job_id == job_id
-    said = Report(job_id=job_id, attempt=2, status=JobState.FAILED, error="no")
+    said = Report(
+        job_id=job_id, attempt=2, status=JobState.FAILED, error="no", error_code="out_of_memory"
+    )
     await tools.store.report("wrk_a", [said])
     return job_id
 
@@ -167,22 +169,22 @@ async def test_what_was_found_and_has_changed_by_then_is_left_alone(tools: Store
     store = tools.store
     assert isinstance(store, SqlStore)
     await tools.register()
-    retried, other, same = [await fail(tools) for _ in range(3)]
+    retried, stopped, anew, same = [await fail(tools) for _ in range(4)]
     which = DeadLetters(error_code="internal")
     found = await store._readers.run(lambda db: redriving.find(db, which, 0, ANY))
-    assert list(found.job_ids) == [retried, other, same]
-    await store.retry_job(retried)
-    await store.retry_job(other)
-    await store.cancel_job(other)
+    assert list(found.job_ids) == [retried, stopped, anew, same]
+    for job_id in (anew, stopped, retried):
+        await store.retry_job(job_id)
+        if job_id == anew:
+            await fail_again(tools, anew)
+        elif job_id == stopped:
+            await store.cancel_job(stopped)
     assert await store._writer.run(lambda tx: redriving.queue_again(tx, which, found)) == 1
     now = await statuses(tools)
-    assert [now[job_id].value for job_id in (retried, other, same)] == [
-        "pending",
-        "cancelled",
-        "pending",
-    ]
+    left = [now[job_id].value for job_id in (retried, stopped, anew, same)]
+    assert left == ["pending", "cancelled", "failed", "pending"]
     either = DeadLetters()
-    assert await store._writer.run(lambda tx: redriving.queue_again(tx, either, found)) == 0
+    assert await store._writer.run(lambda tx: redriving.queue_again(tx, either, found)) == 1
     await check_books(tools)
 
 
