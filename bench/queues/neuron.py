@@ -20,6 +20,8 @@ BULK = 1_000
 POLL_SECONDS = 0.02
 GAP_SECONDS = 0.02
 WAIT_SECONDS = 300.0
+KEPT_ALIVE_SECONDS = 2.0
+"""A connection that was idle for longer may be closed on the other side."""
 
 
 class Cortex:
@@ -27,6 +29,7 @@ class Cortex:
 
     def __init__(self, port: int) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._last_at = 0.0
 
     def close(self) -> None:
         """Hang up."""
@@ -34,10 +37,13 @@ class Cortex:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return a call's JSON; fail on any other status than success."""
+        if time.monotonic() - self._last_at > KEPT_ALIVE_SECONDS:
+            self._http.close()  # the next request opens it again
         headers = {"content-type": "application/json"}
         text = None if body is None else json.dumps(body)
         self._http.request(method, f"/api/v1{path}", text, headers)
         answer = self._http.getresponse()
+        self._last_at = time.monotonic()
         content = answer.read()
         assert answer.status < 300, content
         return json.loads(content)

@@ -22,7 +22,7 @@ from neuron.models.job import (
 )
 from neuron.models.lease import AcquiredJobs, AttemptRef, ReleasedJob
 from neuron.services.outbox.changes import LeftBehind
-from neuron.services.outbox.outbox import Outbox
+from neuron.services.outbox.outbox import LINGER_SECONDS, Outbox
 from neuron.services.poller import JobPollerService
 from neuron.services.slots import SlotPool
 from neuron.utils.metrics import WorkerMetrics
@@ -126,6 +126,31 @@ async def test_what_cortex_acknowledges_at_once_never_touches_the_disk(tmp_path:
             assert watcher.execute("PRAGMA data_version").fetchone() == before
             outbox.keep_report(REF, result_of(REF))
             await poll_until(lambda: _data_version(watcher) != before)
+        await outbox.stop()
+        watcher.close()
+
+
+async def test_a_steady_flow_that_cortex_keeps_up_with_never_touches_the_disk(
+    tmp_path: Path,
+) -> None:
+    """However its moments of writing fall, something has just been reported."""
+    async with opened(tmp_path) as (outbox, _), asyncio.TaskGroup() as tasks:
+        await outbox.start(tasks)
+        with sqlite3.connect(tmp_path / "worker-1" / "outbox.db") as watcher:
+            before = watcher.execute("PRAGMA data_version").fetchone()
+            clock = asyncio.get_running_loop().time
+            end = clock() + 8 * LINGER_SECONDS
+            unjudged: list[tuple[float, AttemptRef]] = []
+            while clock() < end:
+                ref = AttemptRef(f"job_{clock()}", 1)
+                outbox.keep_report(ref, result_of(ref))
+                unjudged.append((clock(), ref))
+                await asyncio.sleep(LINGER_SECONDS / 20)
+                while unjudged and clock() - unjudged[0][0] > LINGER_SECONDS / 4:
+                    outbox.forget(unjudged.pop(0)[1])
+            for _, ref in unjudged:
+                outbox.forget(ref)
+            assert watcher.execute("PRAGMA data_version").fetchone() == before
         await outbox.stop()
         watcher.close()
 

@@ -32,7 +32,8 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LINGER_SECONDS = 0.025
-"""How long a change waits for company; what CORTEX acknowledges by then is never written."""
+"""How long a change waits at least, and twice that at most; what CORTEX acknowledges by then is
+never written."""
 RETRY_SECONDS = 2.0
 """Between two attempts to write to a disk that refuses."""
 
@@ -64,6 +65,8 @@ class Outbox(Service):
         self._set_asides = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._waiting: list[Change] = []
+        self._young: list[Change] = []
+        """What was asked for a moment ago: CORTEX may take it before it need be written."""
         self._on_disk: dict[AttemptRef, KeepReport | None] = {}
         """Of which attempts there may be something on disk."""
         self._work = asyncio.Event()
@@ -96,7 +99,7 @@ class Outbox(Service):
         while True:
             await self._work.wait()
             await asyncio.sleep(LINGER_SECONDS)
-            if not await self.write():
+            if not await self._write_old():
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -146,7 +149,21 @@ class Outbox(Service):
     async def write(self) -> bool:
         """Make durable what was asked for until now; return whether that went well."""
         async with self._writing:
+            self._age()
             return await self._write_batch()
+
+    async def _write_old(self) -> bool:
+        """Do so with what has lingered; the rest has its time yet."""
+        async with self._writing:
+            went_well = await self._write_batch()
+            self._age()
+            return went_well
+
+    def _age(self) -> None:
+        self._waiting += self._young
+        self._young = []
+        if self._waiting:
+            self._work.set()
 
     async def _write_batch(self) -> bool:
         self._work.clear()
@@ -167,7 +184,8 @@ class Outbox(Service):
 
     def _worth_writing(self) -> list[Change]:
         """What waits, without what has become pointless: its attempt was judged meanwhile."""
-        judged = {each.ref for each in self._waiting if isinstance(each, Forget)}
+        asked = (*self._waiting, *self._young)
+        judged = {each.ref for each in asked if isinstance(each, Forget)}
         kept = {each.ref for each in self._waiting if isinstance(each, KeepChunks)}
         newest = {each.ref: each for each in self._waiting if isinstance(each, KeepReport)}
 
@@ -244,7 +262,7 @@ class Outbox(Service):
             self.trouble = trouble
 
     def _ask(self, change: Change) -> None:
-        self._waiting.append(change)
+        self._young.append(change)
         self._work.set()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
