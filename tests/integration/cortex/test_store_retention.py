@@ -237,6 +237,23 @@ async def test_a_key_is_free_again_when_its_job_is_gone(tools: StoreTools) -> No
     assert (stored.job_id, stored.created, stored.conflict) == (other.job_id, True, None)
 
 
+async def test_who_still_speaks_of_a_job_that_is_gone_is_told_so(tools: StoreTools) -> None:
+    job_id = await complete(tools)
+    tools.clock.turn(JOBS)
+    await pruner(tools).run_once()
+    await tools.register()
+    said = Report(job_id=job_id, attempt=1, status=JobState.COMPLETED, result='"done"')
+    [verdict] = await tools.store.report("wrk_a", [said])
+    assert verdict.verdict is Fence.STALE
+    [ack] = await tools.store.append_chunks("wrk_a", [Chunk(job_id, 1, 0, "a", [1])])
+    assert ack.verdict is Fence.STALE
+    for call in (tools.store.cancel_job, tools.store.retry_job):
+        with pytest.raises(JobNotFoundError):
+            await call(job_id)
+    for table in TABLES:
+        assert await count_rows(tools, table) == 0
+
+
 async def test_what_has_not_ended_is_kept_however_old_it_is(tools: StoreTools) -> None:
     running = await tools.hold(timeout_seconds=3600)
     await tools.store.append_chunks("wrk_a", [Chunk(running, 1, 0, "a", [1])])
@@ -320,6 +337,44 @@ async def test_big_jobs_go_a_few_at_a_time(
             break
         position = step.next_seq
     assert steps == [2, 2, 1]
+
+
+async def test_a_clock_that_was_wrong_for_a_while_keeps_nothing_for_ever(
+    tools: StoreTools,
+) -> None:
+    tools.clock.turn(1000 * DAY)
+    late = await complete(tools)
+    tools.clock.turn(-1000 * DAY)
+    job_id = await complete(tools, "a")
+    tools.clock.turn(JOBS)
+    assert await pruner(tools).run_once() == Pruned(logs=1, jobs=1)
+    assert set(await state_of(tools.store)) == {late}
+    with pytest.raises(JobNotFoundError):
+        await tools.store.get_job(job_id)
+
+
+async def test_young_jobs_are_not_looked_through(
+    tools: StoreTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "LOOKED_AT_PER_STEP", 5)
+    monkeypatch.setattr(pruning, "JOBS_PER_STEP", 3)
+    for group, count in (("old", 7), ("young", 30)):
+        await tools.store.submit([tools.new_job(group=group) for _ in range(count)])
+        await tools.store.cancel_group(group)
+        tools.clock.turn(JOBS / 2)
+    tools.clock.turn(1)
+    for of_logs in (True, False):
+        taken: list[int] = []
+        position: int | None = 0
+        while position is not None:
+            if of_logs:
+                step = await tools.store.prune_logs(JOBS, position)
+            else:
+                step = await prune_jobs(tools, position)
+            taken.append(step.jobs)
+            position = step.next_seq
+        assert sum(taken) == 7
+        assert len(taken) < 6
 
 
 async def test_a_job_does_not_go_before_its_log(tools: StoreTools) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from typing import Any
 
 from ..big_results import REFERENCE_PREFIX
 from ..records import OldJobs, PrunedStep
@@ -101,14 +100,14 @@ class Due:
 
 def find_logs(connection: Connection, before: float, after_seq: int) -> Due:
     """Return jobs that ended `before` and have a log, and up to which line it may go."""
-    rows = connection.execute(_LOGGED, {"after": after_seq, "limit": LOOKED_AT_PER_STEP})
+    told = {"after": after_seq, "limit": LOOKED_AT_PER_STEP}
+    rows = connection.execute(_LOGGED, told).fetchall()
+    if _all_too_young(rows, before):
+        return Due([], before)
     seqs: list[int] = []
     room = LINES_PER_STEP
-    position, looked_at = after_seq, 0
-    for row in rows.fetchall():
-        looked_at += 1
-        if row["submitted_at"] > before:
-            return Due(seqs, before)  # whatever comes behind it was submitted later
+    position = after_seq
+    for row in rows:
         if row["finished_at"] is not None and row["finished_at"] <= before:
             lines = row["last_line"] - row["first_line"] + 1
             if lines > room and not seqs:
@@ -118,7 +117,7 @@ def find_logs(connection: Connection, before: float, after_seq: int) -> Due:
             seqs.append(row["seq"])
             room -= lines
         position = row["seq"]
-    return Due(seqs, before, next_seq=position if looked_at == LOOKED_AT_PER_STEP else None)
+    return Due(seqs, before, next_seq=_look_on(rows, position))
 
 
 def prune_logs(tx: Transaction, due: Due) -> PrunedStep:
@@ -139,26 +138,41 @@ def _old_jobs(
     connection: Connection, before: float, after_seq: int
 ) -> tuple[list[int], int | None]:
     """Their numbers, and where to look on."""
-    lists: list[list[tuple[int, Any]]] = []
-    for state in TERMINAL:
-        told = {"status": state.value, "after": after_seq, "limit": LOOKED_AT_PER_STEP}
-        rows = connection.execute(_ENDED, told).fetchall()
-        lists.append([(row["seq"], row) for row in rows])
+    rows = _ended_jobs(connection, after_seq)
+    if _all_too_young(rows, before):
+        return [], None
     seqs: list[int] = []
     room = BYTES_PER_STEP
-    position, looked_at = after_seq, 0
-    ended = merge(*lists, key=lambda one: one[0])
-    for seq, row in islice(ended, LOOKED_AT_PER_STEP):
-        looked_at += 1
-        if row["submitted_at"] > before:
-            return seqs, None
+    position = after_seq
+    for row in rows:
         if row["finished_at"] <= before:
             if len(seqs) == JOBS_PER_STEP or (seqs and row["size_bytes"] > room):
                 return seqs, position
-            seqs.append(seq)
+            seqs.append(row["seq"])
             room -= row["size_bytes"]
-        position = seq
-    return seqs, position if looked_at == LOOKED_AT_PER_STEP else None
+        position = row["seq"]
+    return seqs, _look_on(rows, position)
+
+
+def _ended_jobs(connection: Connection, after_seq: int) -> list[Row]:
+    """The next jobs that have ended, the oldest first."""
+    told = {"after": after_seq, "limit": LOOKED_AT_PER_STEP}
+    lists = [
+        connection.execute(_ENDED, {**told, "status": state.value}).fetchall() for state in TERMINAL
+    ]
+    return list(islice(merge(*lists, key=lambda row: row["seq"]), LOOKED_AT_PER_STEP))
+
+
+def _all_too_young(rows: Sequence[Row], before: float) -> bool:
+    """Whether none was submitted `before`: whatever comes behind them was not either.
+
+    One is not enough to say so, since somebody may have set a clock.
+    """
+    return all(row["submitted_at"] > before for row in rows)
+
+
+def _look_on(rows: Sequence[Row], position: int) -> int | None:
+    return position if len(rows) == LOOKED_AT_PER_STEP else None
 
 
 def prune_jobs(tx: Transaction, old: OldJobs) -> PrunedStep:
