@@ -13,6 +13,7 @@ from mnemos.cortex.records import Fence
 from mnemos.cortex.state_machine import TERMINAL, JobState
 
 from .books import Books
+from .flaws import Flaws
 from .network import Reply, Request
 from .spec import (
     DEADLINE_GRACE_SECONDS,
@@ -23,7 +24,7 @@ from .spec import (
     Token,
     text_of,
 )
-from .world import Process, Timer, World
+from .world import Deed, Process, Timer, World
 
 REAP_SECONDS = 0.5
 
@@ -42,16 +43,6 @@ class Said:
     engine_jobs: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Flaws:
-    """What can be wrong with a CORTEX whose core is right."""
-
-    answers_early: bool = False
-    """It answers before the commit."""
-    gives_no_grace: bool = False
-    """After a restart leases run out as if it had never been away."""
-
-
 class SimulatedCortex:
     """Does requests one by one and answers when they are durable, many with one commit."""
 
@@ -68,6 +59,8 @@ class SimulatedCortex:
         self._durable_instances: dict[str, str] = {}
         self._unanswered: list[tuple[Reply, Any]] = []
         self._commit_timer: Timer | None = None
+        self.at_next_lease: dict[str, Deed] = {}
+        """What is to happen to a worker just when it is given a job."""
         self._crash_soon = False
         self._is_spared = False
         books.ledger = self.ledger
@@ -241,6 +234,8 @@ class SimulatedCortex:
             for job_id, record in self.ledger.records.items()
             if record.job.state is JobState.PENDING and record.job.available_at <= self._world.now
         ]
+        if due and worker_id in self.at_next_lease:
+            self._world.after(0, self.at_next_lease.pop(worker_id))
         return [self._lease(worker_id, job_id, record) for job_id, record in due[:slots]]
 
     def _lease(self, worker_id: str, job_id: str, record: Record) -> Leased:

@@ -65,14 +65,17 @@ class Faults:
         if self._are_over:
             return
         deeds = (
-            *(self._kill, self._kill, self._pause, self._pause, self._cut, self._drain),
+            *(self._kill, self._kill, self._pause, self._pause, self._cut, self._cut, self._drain),
             *(self._crash_cortex, self._crash_cortex),
         )
         self._world.random.choice(deeds)()
         self._next()
 
     def _some_worker(self) -> Worker | None:
-        return self._world.random.choice(self.workers) if self.workers else None
+        """Rather one that works on something."""
+        busy = [worker for worker in self.workers if worker.is_busy]
+        pool = busy if busy and self._world.chance(0.7) else self.workers
+        return self._world.random.choice(pool) if pool else None
 
     def _seconds(self) -> float:
         """Mostly less than a lease, often more."""
@@ -129,7 +132,15 @@ class Faults:
 
     def _pause(self) -> None:
         worker = self._some_worker()
-        if worker and not worker.paused:
+        if worker is None:
+            return
+        if self._world.chance(0.5):
+            self._stop(worker)
+        else:
+            self._cortex.at_next_lease[worker.disk.worker_id] = partial(self._stop, worker)
+
+    def _stop(self, worker: Worker) -> None:
+        if not worker.paused and not self._are_over:
             seconds = self._seconds()
             self._world.fired["worker paused"] += 1
             self._world.note(worker.name, f"stands still for {seconds:.1f} s")
@@ -158,13 +169,23 @@ class Faults:
             self._start_worker(disk, name)
 
     def _cut(self) -> None:
-        if worker := self._some_worker():
-            seconds = self._seconds()
-            self._world.fired["worker cut off"] += 1
-            self._world.note(worker.name, f"is cut off for {seconds:.1f} s")
-            self._network.cut_off.add(worker.name)
-            self._suspect(worker)
-            self._later(seconds, partial(self._network.cut_off.discard, worker.name))
+        worker = self._some_worker()
+        if worker is None:
+            return
+        if self._world.chance(0.5):
+            self._cut_off(worker)
+        else:
+            worker.at_next_end = partial(self._cut_off, worker)
+
+    def _cut_off(self, worker: Worker) -> None:
+        if self._are_over:
+            return
+        seconds = self._seconds()
+        self._world.fired["worker cut off"] += 1
+        self._world.note(worker.name, f"is cut off for {seconds:.1f} s")
+        self._network.cut_off.add(worker.name)
+        self._suspect(worker)
+        self._later(seconds, partial(self._network.cut_off.discard, worker.name))
 
     # ------------------------------------------------------------ CORTEX
 

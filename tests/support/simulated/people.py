@@ -18,9 +18,14 @@ from .network import Network
 from .spec import Spec
 from .world import Process, World
 
-CANCELLED_SHARE = 0.12
+CANCELLED_SHARE = 0.2
 RETRIED_SHARE = 0.7
 """Of the jobs that ended otherwise than completed, by hand, once."""
+RETRIED_IN_VAIN_SHARE = 0.1
+"""Of those that completed."""
+TROUBLES = (*("none",) * 5, "long", "long", "fails", "fails always", "poison", "too long")
+LENGTHS = {"long": 40, "too long": 200}
+"""In tokens; a lease is over while a long one is drawn."""
 
 
 class People(Process):
@@ -88,9 +93,9 @@ class People(Process):
     def _has_ended(self, job_id: str) -> None:
         last = self.lines[job_id][-1]
         demand(last.state is not None, "a log ends with the state of the job", job_id, last)
-        if last.state is JobState.COMPLETED or job_id in self._retried:
-            self._unfinished -= 1
-        elif self.world.chance(RETRIED_SHARE):
+        is_completed = last.state is JobState.COMPLETED
+        share = RETRIED_IN_VAIN_SHARE if is_completed else RETRIED_SHARE
+        if job_id not in self._retried and self.world.chance(share):
             self._retried.add(job_id)
             self._retry(job_id)
         else:
@@ -106,9 +111,7 @@ class People(Process):
 
 def some_spec(world: World, key: str) -> Spec:
     """A job; one in some is troublesome."""
-    trouble = world.random.choice(
-        ("none", "none", "none", "none", "none", "none", "fails", "fails always", "poison", "slow")
-    )
+    trouble = world.random.choice(TROUBLES)
     policy = RetryPolicy(
         max_retries=world.random.choice((0, 3, 3, 5)),
         initial_backoff_seconds=0.3,
@@ -119,11 +122,11 @@ def some_spec(world: World, key: str) -> Spec:
     )
     return Spec(
         key=key,
-        tokens=200 if trouble == "slow" else world.random.randint(3, 12),
+        tokens=LENGTHS.get(trouble) or world.random.randint(3, 12),
         continues=world.chance(0.6),
         streams=world.chance(0.5),
         poison=trouble == "poison",
         failing_attempts={"fails": 2, "fails always": 99}.get(trouble, 0),
-        timeout_seconds=8.0 if trouble == "slow" else 60.0,
+        timeout_seconds=8.0 if trouble == "too long" else 60.0,
         policy=policy,
     )

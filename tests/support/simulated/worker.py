@@ -12,6 +12,7 @@ from mnemos.cortex.state_machine import JobState
 
 from .books import Books
 from .cortex import Ref, Said, SimulatedCortex
+from .flaws import Flaws
 from .network import Network
 from .spec import LEASE_SECONDS, POISON_DEATHS, Leased, Token
 from .world import Deed, Process, Timer, World
@@ -80,16 +81,20 @@ class Worker(Process):
         disk: Disk,
         *,
         name: str,
+        flaws: Flaws,
         engine_death: Callable[[], float],
     ) -> None:
         rate = 1 + world.between(-CLOCKS_ARE_OFF_BY, CLOCKS_ARE_OFF_BY)
         super().__init__(world, name, rate)
         self.disk = disk
         self.runs: dict[Ref, Run] = {}
+        self.at_next_end: Deed | None = None
+        """What is to happen just before it says how an attempt ended."""
         self._network = network
         self._cortex = cortex
         self._books = books
         self._engine_death = engine_death
+        self._flaws = flaws
         self._is_draining = False
 
     # ------------------------------------------------------------ its own life
@@ -132,6 +137,11 @@ class Worker(Process):
             if run.is_confirmed and not run.is_over:
                 self._books.check_alone(self, run)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it works on a job."""
+        return any(run.is_confirmed and not run.is_over for run in self.runs.values())
+
     # ------------------------------------------------------------ getting jobs, keeping them
 
     def _poll(self) -> None:
@@ -160,6 +170,8 @@ class Worker(Process):
         self._extend(run, self.clock())
         self.after(leased.spec.timeout_seconds, partial(self._time_out, run))
         self._renew([ref])
+        if self._flaws.begins_unconfirmed:
+            self._confirm(run)
 
     def _renew_all(self) -> None:
         self.after(LEASE_SECONDS / 3, self._renew_all)
@@ -190,8 +202,11 @@ class Worker(Process):
         elif verdict is Fence.CANCELLED:
             self._end(run, Said(JobState.CANCELLED, tuple(run.text)))
         elif not run.is_confirmed:
-            run.is_confirmed = True
-            self._begin(run)
+            self._confirm(run)
+
+    def _confirm(self, run: Run) -> None:
+        run.is_confirmed = True
+        self._begin(run)
 
     def _extend(self, run: Run, asked_at: float) -> None:
         if run.lease_timer is not None:
@@ -201,7 +216,7 @@ class Worker(Process):
         run.lease_timer = self.after(left, partial(self._lease_over, run))
 
     def _lease_over(self, run: Run) -> None:
-        if not run.is_over:
+        if not run.is_over and not self._flaws.has_no_lease_timer:
             self.world.fired["worker's own lease timer"] += 1
             self._hand_back(run)
 
@@ -274,6 +289,9 @@ class Worker(Process):
         self._stop(run)
         self.world.note(self.name, f"{run.job_id}/{run.attempt}: ends {said.state}, {said.code}")
         run.entry.said = said
+        if self.at_next_end is not None:
+            deed, self.at_next_end = self.at_next_end, None
+            deed()
         self._deliver(run.entry)
 
     def _stop(self, run: Run) -> None:
@@ -286,7 +304,8 @@ class Worker(Process):
         """Send what CORTEX has not acknowledged: tokens first, then how it ended."""
         if entry.ref not in self.disk.outbox:
             return
-        if entry.acknowledged < len(entry.tokens):
+        early = self._flaws.reports_before_tokens and entry.said is not None
+        if entry.acknowledged < len(entry.tokens) and not early:
             self._send_tokens(entry, entry.acknowledged)
         elif entry.said is not None:
             self._send_report(entry, entry.said)
