@@ -233,9 +233,3 @@ class JobSubmit(_Strict):
     group: Label | None = None
     idempotency_key: Key | None = None
     trace: Annotated[str, StringConstraints(max_length=256, pattern=r"^[ -~]*$")] | None = None
-
-
-class WorkerDirection(_Strict):
-    """Why something is asked of a worker."""
-
-    reason: str = Field(default="", max_length=1000)
