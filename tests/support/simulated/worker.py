@@ -287,7 +287,8 @@ class Worker(Process):
 
     def _end(self, run: Run, said: Said) -> None:
         self._stop(run)
-        self.world.note(self.name, f"{run.job_id}/{run.attempt}: ends {said.state}, {said.code}")
+        why = f", {said.code}" if said.state is JobState.FAILED else ""
+        self.world.note(self.name, f"{run.job_id}/{run.attempt}: ends {said.state}{why}")
         run.entry.said = said
         if self.at_next_end is not None:
             deed, self.at_next_end = self.at_next_end, None
