@@ -134,7 +134,7 @@ def note(figures: Figures, times: list[float]) -> None:
 
 
 async def test_reconnect(tmp_path: Path, scale: Scale, figures: Figures) -> None:
-    count, outage_seconds = scale.of(500, 150), scale.of(60, 10)
+    count, outage_seconds = scale.of(500, 200), scale.of(60, 10)
     lease_seconds = 15.0 if scale.long else 6.0
     chance = random.Random(count)
     async with (
