@@ -50,6 +50,7 @@ class Chaos:
             self.retry,
             self.pass_time,
             self.restart_worker,
+            self.break_stream,
         )
         await self.random.choice(deeds)()
 
@@ -146,6 +147,15 @@ class Chaos:
         if self.random.random() < 0.3:
             instance = str(self.random.random())
             await self.tools.register(self.random.choice(WORKERS), instance=instance)
+
+    async def break_stream(self) -> None:
+        worker_id, watch_id = self.random.choice(WORKERS), str(self.random.random())
+        store = self.tools.store
+        instance = (await store.get_worker(worker_id)).instance_id
+        await store.watch(worker_id, instance, watch_id)
+        if self.random.random() < 0.3:
+            await store.watch(worker_id, instance, f"after {watch_id}")
+        await store.suspect([(worker_id, watch_id)], 3.0)
 
 
 async def check_books(tools: StoreTools) -> None:
