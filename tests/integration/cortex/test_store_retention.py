@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from cortex_tools import LEASE, StoreTools, TurnableClock
+from cortex_tools import LEASE, StoreFactory, StoreTools, TurnableClock
 from store_chaos import WORKERS, Chaos, check_books
 
 from mnemos.cortex.errors import ConflictError, JobNotFoundError, LogPrunedError
@@ -252,6 +252,19 @@ async def test_who_still_speaks_of_a_job_that_is_gone_is_told_so(tools: StoreToo
             await call(job_id)
     for table in TABLES:
         assert await count_rows(tools, table) == 0
+
+
+async def test_numbers_of_jobs_that_are_gone_are_not_used_again(
+    tools: StoreTools, store_factory: StoreFactory
+) -> None:
+    job_id = await complete(tools)
+    last = (await tools.store.get_job(job_id)).seq
+    tools.clock.turn(JOBS)
+    await pruner(tools).run_once()
+    await tools.store.__aexit__(None, None, None)  # type: ignore[attr-defined]  # closed early
+    async with store_factory() as again:
+        [stored] = await again.submit([tools.new_job()])
+        assert (await again.get_job(stored.job_id)).seq > last
 
 
 async def test_what_has_not_ended_is_kept_however_old_it_is(tools: StoreTools) -> None:
