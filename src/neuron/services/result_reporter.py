@@ -143,6 +143,8 @@ class ResultReporter(Service):
     ) -> None:
         super().__init__()
         self._big_results = big_results
+        self.storing = 0
+        """How many answers are on their way to ENGRAM."""
         self._outbox = outbox
         self._unjudged: set[AttemptRef] = set()
         self._registrar = registrar
@@ -194,10 +196,13 @@ class ResultReporter(Service):
         """Have a large answer in ENGRAM, and return what then fits into a message."""
         if size <= SENDABLE_BYTES or self._big_results is None or result.output is None:
             return result, size
+        self.storing += 1
         try:
             fitting = await self._big_results.put_away(result)
         except NeuronError as error:
             fitting = _failed(result, error.message, error.code, retryable=error.retryable)
+        finally:
+            self.storing -= 1
         if fitting is None:
             # CORTEX gave the job to another; it is told all the same, and answers that it did.
             message = "the answer could not be stored before the job was taken away"

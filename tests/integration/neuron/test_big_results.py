@@ -20,6 +20,7 @@ from mnemos.engram.store import ObjectStore
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from neuron.clients.cortex_client import SENDABLE_BYTES
 from neuron.config import Settings
+from neuron.services.outbox import leftovers
 from neuron.worker import NEURONWorker
 
 StartWorker = Callable[..., AbstractAsyncContextManager[NEURONWorker]]
@@ -230,6 +231,30 @@ async def test_an_answer_that_engram_has_not_taken_outlives_its_worker(
     unblock(engram)
     with worker_process(settings, log):
         await cortex.until(lambda: job.state == "done", seconds=30)
+
+    check_reference(job, engram)
+
+
+async def test_a_worker_that_starts_again_gives_engram_more_time_than_cortex(
+    cortex: FakeCortex,
+    start_worker: StartWorker,
+    engram: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leftovers, "PATIENCE_SECONDS", 0.1)
+    block(engram)
+    job = cortex.submit("job_1", f"big {SIZE}")
+    async with start_worker():
+        await cortex.until(lambda: is_waiting(cortex))
+    assert job.state == "running"
+
+    before = len(cortex.renewals)
+    async with start_worker(ready=False):
+        await cortex.until(lambda: len(cortex.renewals) >= before + 8)
+        assert len(cortex.registrations) == 1, "that would have ended the attempt"
+        unblock(engram)
+        await cortex.until(lambda: job.state == "done", seconds=20)
+        await cortex.until(lambda: len(cortex.registrations) == 2)
 
     check_reference(job, engram)
 

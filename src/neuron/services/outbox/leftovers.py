@@ -19,6 +19,8 @@ logger = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS = 10.0
 """How long CORTEX may take to judge everything while it answers at all."""
+STORING_SECONDS = 60.0
+"""How long ENGRAM may take besides for answers that go there."""
 
 
 class LeaseClient(Protocol):
@@ -52,7 +54,8 @@ class Leftovers:
     async def deliver(self, found: LeftBehind, tasks: asyncio.TaskGroup) -> None:
         """Return when CORTEX has judged everything, however long it is out of reach.
 
-        What it has not judged within PATIENCE_SECONDS although it answers goes on in `tasks`.
+        What it has not judged within PATIENCE_SECONDS although it answers goes on in `tasks`; while
+        answers are on their way to ENGRAM it has STORING_SECONDS.
         """
         if not found.refs:
             return
@@ -60,11 +63,12 @@ class Leftovers:
             tasks.create_task(self._deliver_one(ref, found), name=f"leftover {ref.job_id}")
             for ref in found.refs
         }
+        began = asyncio.get_running_loop().time()
         answers = await self._hold_leases(found.refs)
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=PATIENCE_SECONDS)
             answered, answers = answers, await self._hold_leases(found.refs)
-            if waiting and answered and answers:
+            if waiting and answered and answers and not self._is_storing(began):
                 logger.warning("leftovers_not_delivered", count=len(waiting))
                 return
         logger.info("leftovers_delivered", count=len(found.refs))
@@ -75,6 +79,10 @@ class Leftovers:
             task.cancel()
         if self._sending:
             await asyncio.wait(self._sending)
+
+    def _is_storing(self, began: float) -> bool:
+        late = asyncio.get_running_loop().time() - began > STORING_SECONDS
+        return self._results.storing > 0 and not late
 
     async def _hold_leases(self, refs: list[AttemptRef]) -> bool:
         """Let no lease run out meanwhile, if CORTEX can be reached; return whether it can."""
