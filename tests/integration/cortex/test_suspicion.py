@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 from cortex_tools import Cortex, eventually, running_cortex
 from fault_proxy import FaultProxy
+from pydantic import SecretStr
 
 from mnemos.cortex.records import JobRecord
 from mnemos.cortex.settings import CortexSettings
@@ -133,6 +134,22 @@ async def test_a_second_stream_of_the_process_prevents_suspicion(cortex: Cortex)
             await eventually(is_noticed, "the old stream's end was noticed", seconds=5)
             assert await still_holds(cortex, job_id)
             assert not stream.done()
+
+
+async def test_a_stream_at_another_replica_prevents_it_too(
+    settings: CortexSettings, postgres_url: str
+) -> None:
+    shared = settings.model_copy(update={"database_url": SecretStr(postgres_url)})
+    async with running_cortex(shared) as here, running_cortex(shared) as there:
+        job_id = await here.hold()
+        async with proxy_to(here) as proxy, line(proxy.address) as old:
+            await old.watch(here.worker_id)
+            async with line(there.server.grpc_address) as new:
+                await new.watch(here.worker_id)
+                proxy.cut()
+                await streams_are_gone(here)
+                assert await still_holds(here, job_id)
+        await goes_back(there, job_id)
 
 
 async def test_who_does_not_name_its_process_is_not_suspected(cortex: Cortex) -> None:
