@@ -17,7 +17,7 @@ from store_chaos import check_books, check_log
 
 from mnemos.cortex.errors import JobNotFoundError, StartError, StorageUnavailableError
 from mnemos.cortex.notifier import LocalNotifier
-from mnemos.cortex.records import Chunk, Fence, JobFilter, Report, StatusUpdate
+from mnemos.cortex.records import AttemptRef, Chunk, Fence, JobFilter, Report, StatusUpdate
 from mnemos.cortex.settings import CortexSettings
 from mnemos.cortex.sql.engine import Connection
 from mnemos.cortex.sql.postgres.connection import PostgresConnection
@@ -164,6 +164,33 @@ async def test_operations_that_fail_leave_nothing_and_do_not_spoil_their_neighbo
             group.create_task(fail_at_once() if number % 2 else fail_half_way())
     assert len(await tools.store.list_jobs(JobFilter(limit=100))) == 20
     await check_books(tools)
+
+
+async def test_what_writes_never_reads_the_jobs_whole(postgres_tools: StoreTools) -> None:
+    tools = postgres_tools
+
+    async def reads() -> int:
+        flush = "SELECT pg_stat_force_next_flush()"
+        await tools.store._writer.run(lambda tx: tx.one(flush, {}))  # type: ignore[attr-defined]
+        count = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        row = await tools.store._writer.run(lambda tx: tx.one(count, {}))  # type: ignore[attr-defined]
+        return int(row["seq_scan"])
+
+    await tools.register(slots=100)
+    before = await reads()
+    for number in range(8):  # often enough for plans that are kept
+        await tools.store.submit([tools.new_job(idempotency_key=f"{number}/{n}") for n in "abc"])
+        held = [one.job.job_id for one in await tools.claim(max_jobs=3)]
+        await tools.store.renew("wrk_a", [AttemptRef(job_id, 1) for job_id in held])
+        chunks = [Chunk(job_id, 1, 0, "t", [1]) for job_id in held]
+        await tools.store.append_chunks("wrk_a", chunks)
+        said = [Report(job_id=held[0], attempt=1, status=JobState.COMPLETED, result="1")]
+        await tools.store.report("wrk_a", said)
+        await tools.store.release("wrk_a", [tools.handed_back(held[1], 1)])
+        tools.clock.turn(LEASE + 1)
+        await tools.store.reap()
+        await tools.store.promote_due()
+    assert await reads() == before
 
 
 # ------------------------------------------------ connections that are lost

@@ -82,6 +82,17 @@ async def test_it_is_refused_once_another_attempt_has_begun(tools: StoreTools) -
     assert (await tools.store.get_job(job_id)).status is JobState.PENDING
 
 
+async def test_a_repeat_is_told_so_though_another_attempt_has_begun(tools: StoreTools) -> None:
+    job_id = await tools.hold()
+    failed = Report(job_id=job_id, attempt=1, status=JobState.FAILED, retryable=True)
+    assert await verdict_of(tools, failed) is Fence.ACCEPTED
+    assert await verdict_of(tools, failed) is Fence.DUPLICATE
+    await again(tools)
+    assert len(await tools.claim()) == 1
+    assert await verdict_of(tools, failed) is Fence.DUPLICATE
+    assert await verdict_of(tools, failed, "wrk_b") is Fence.STALE
+
+
 async def test_it_is_refused_from_another_worker(tools: StoreTools) -> None:
     job_id = await lost(tools)
     await tools.register("wrk_b")

@@ -6,7 +6,7 @@ stands in, and PostgreSQL all indexes of the table unless none of them stands in
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from .. import lease_core
@@ -19,6 +19,8 @@ from .many import BOOL, FLOAT, INT, TEXT, Among, Many, Values
 from .transaction import Transaction
 
 Random = Callable[[], float]
+Place = tuple[int, int, str | None]
+"""Where a job is counted: its lane, its priority, its group."""
 
 _CLAIMED = Many(
     """
@@ -163,7 +165,7 @@ _FORGET_RESULTS = Among("DELETE FROM job_results WHERE job_seq = ANY(:keys) RETU
 class Ledger:
     """The steps of one operation's jobs, in their order; `write` carries them all out.
 
-    Tallies, topics and measurements go to the transaction at once.
+    Topics and measurements go to the transaction at once.
     """
 
     def __init__(self, tx: Transaction, random: Random = lambda: 0.0) -> None:
@@ -174,6 +176,7 @@ class Ledger:
         self._begun: list[Values] = []
         self._attempt_ends: list[Values] = []
         self._forgotten: list[int] = []
+        self._moves: Counter[tuple[JobState, JobState, Place]] = Counter()
 
     def step(self, loaded: LoadedJob, event: Event) -> Step:
         """Let an event happen to a job."""
@@ -205,7 +208,8 @@ class Ledger:
         self._changed[loaded.seq] = loaded
         if job.state is was.state:
             return
-        count_change(self.tx, loaded, was.state, job.state)
+        place = loaded.lane_id, loaded.priority, loaded.group
+        self._moves[was.state, job.state, place] += 1
         if loaded.delayed:
             loaded.delayed = False
             self.tx.count("queue", "delayed", -1)
@@ -252,6 +256,9 @@ class Ledger:
 
     def write(self) -> None:
         """Write what the jobs have become; called once, last."""
+        for (source, target, place), jobs in self._moves.items():
+            count_state(self.tx, source, -jobs, place)
+            count_state(self.tx, target, +jobs, place)
         rows: defaultdict[Many, list[Values]] = defaultdict(list)
         for loaded in self._changed.values():
             statement, row = _change(loaded, self.tx.now)
@@ -320,16 +327,9 @@ def _noted(loaded: LoadedJob) -> Values:
     )
 
 
-def count_change(tx: Transaction, loaded: LoadedJob, source: JobState, target: JobState) -> None:
-    """Change the tallies of two states."""
-    count_state(tx, source, -1, loaded.lane_id, loaded.priority, loaded.group)
-    count_state(tx, target, +1, loaded.lane_id, loaded.priority, loaded.group)
-
-
-def count_state(
-    tx: Transaction, state: JobState, change: int, lane_id: int, priority: int, group: str | None
-) -> None:
+def count_state(tx: Transaction, state: JobState, change: int, place: Place) -> None:
     """Change the tallies of a state."""
+    lane_id, priority, group = place
     phase = PHASES[state]
     tx.count("status", state.value, change)
     if phase is not Phase.FINISHED:

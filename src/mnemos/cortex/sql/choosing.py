@@ -17,7 +17,7 @@ from itertools import islice
 from ..records import ClaimRequest, LoadedModel, ModelKey
 from .fitting import Fit
 from .transaction import Row, Transaction
-from .warm_peers import LEFT_TO_WARM_SECONDS, WarmPeers
+from .warm_peers import LEFT_TO_WARM_SECONDS, WarmFleet, WarmPeers
 
 WARM_MAY_OVERTAKE_SECONDS = 30.0
 MOST_READ_AHEAD = 512
@@ -53,7 +53,8 @@ class Heads:
         self._taken: set[int] = set()
         self.lost: set[int] = set()
         """Jobs that others were faster for."""
-        self.taken_by: Counter[str] = Counter()
+        self._taken_by: Counter[str] = Counter()
+        self.fleet = WarmFleet(tx, self._taken_by)
 
     def lanes(self) -> list[Row]:
         """The lanes that had something queued when this transaction began to look."""
@@ -83,17 +84,17 @@ class Heads:
     def take(self, worker_id: str, jobs: Collection[Row]) -> None:
         """Let a worker have jobs."""
         self._taken.update(job["seq"] for job in jobs)
-        self.taken_by[worker_id] += len(jobs)
+        self._taken_by[worker_id] += len(jobs)
 
     def lose(self, worker_id: str, jobs: Collection[Row]) -> None:
         """Note that others were faster for jobs that a worker was to have."""
         self.lost.update(job["seq"] for job in jobs)
-        self.taken_by[worker_id] -= len(jobs)
+        self._taken_by[worker_id] -= len(jobs)
 
     def give_back(self, worker_id: str, jobs: Collection[Row]) -> None:
         """Let a worker choose anew."""
         self._taken.difference_update(job["seq"] for job in jobs)
-        self.taken_by[worker_id] -= len(jobs)
+        self._taken_by[worker_id] -= len(jobs)
         self._lanes = None
         self._rows.clear()
         self._ended.clear()
@@ -116,7 +117,7 @@ class Choice:
     def choose(self) -> None:
         """Take the best jobs that fit, as many as were asked for and fit into one answer."""
         worker_id = self.request.worker_id
-        self._peers = WarmPeers(self._tx, worker_id, self._heads.taken_by)
+        self._peers = WarmPeers(self._tx, worker_id, self._heads.fleet)
         self.jobs = list(self._best())
         self._heads.take(worker_id, self.jobs)
 

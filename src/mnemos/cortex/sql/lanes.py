@@ -32,7 +32,7 @@ WHERE seq = :seq
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Demands:
     """What a job demands; `tags` is sorted JSON text.
 

@@ -6,6 +6,7 @@ Their numbers are taken first, so that nothing has to be asked back from their r
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..notifier import runtime_topic
@@ -141,31 +142,32 @@ def _insert(tx: Transaction, jobs: Sequence[NewJob]) -> list[NewJob]:
     if not jobs:
         return []
     lanes = _lanes(tx, jobs)
-    placed = list(zip(_next_seqs(tx, len(jobs)), jobs, strict=True))
-    rows = [_row(tx, seq, new, lanes[_demanded(new)]) for seq, new in placed]
+    placed = list(zip(_next_seqs(tx, len(jobs)), lanes, jobs, strict=True))
+    rows = [_row(tx, seq, lane_id, new) for seq, lane_id, new in placed]
+    lost: list[NewJob] = []
     if tx.shared and any(new.idempotency_key is not None for new in jobs):
         rows.sort(key=_key)  # whoever stores keys at the same moment does so in this order too
         tx.write(_INSERT_JOBS, rows)
-        stored = {row["seq"] for row in tx.among(_STORED, [seq for seq, _ in placed])}
+        stored = {row["seq"] for row in tx.among(_STORED, [seq for seq, _, _ in placed])}
+        lost = [new for seq, _, new in placed if seq not in stored]
+        placed = [one for one in placed if one[0] in stored]
     else:
         tx.write(_INSERT_JOBS, rows)
-        stored = {seq for seq, _ in placed}
-    kept = [(seq, new) for seq, new in placed if seq in stored]
-    inputs = [(seq, new.input, new.runtime_config, new.metadata) for seq, new in kept]
+    inputs = [(seq, new.input, new.runtime_config, new.metadata) for seq, _, new in placed]
     tx.write(_INSERT_INPUTS, inputs)
-    tx.write(_FIRST_LINES, [(seq, CREATED, tx.now) for seq, _ in kept])
-    for _, new in kept:
-        lane_id = lanes[_demanded(new)]
-        count_state(tx, JobState.PENDING, +1, lane_id, new.priority, new.group)
-        tx.topics.add(runtime_topic(new.runtime))
-    return [new for seq, new in placed if seq not in stored]
+    tx.write(_FIRST_LINES, [(seq, CREATED, tx.now) for seq, _, _ in placed])
+    counts = Counter((lane_id, new.priority, new.group) for _, lane_id, new in placed)
+    for place, count in counts.items():
+        count_state(tx, JobState.PENDING, count, place)
+    tx.topics.update({runtime_topic(new.runtime) for _, _, new in placed})
+    return lost
 
 
 def _key(row: Values) -> str:
     return row[_KEY_PLACE] or ""
 
 
-def _row(tx: Transaction, seq: int, new: NewJob, lane_id: int) -> Values:
+def _row(tx: Transaction, seq: int, lane_id: int, new: NewJob) -> Values:
     text = new.input
     size = len(text) if text.isascii() else len(text.encode())
     return (
@@ -187,33 +189,19 @@ def _next_seqs(tx: Transaction, count: int) -> Sequence[int]:
     return range(first, first + count)
 
 
-Demanded = tuple[str, str, str, str, int, int, str]
-
-
-def _demanded(new: NewJob) -> Demanded:
-    return (
-        *(new.runtime, new.job_type, new.family, new.version),
-        *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new)),
-    )
-
-
 def _tags(new: NewJob) -> str:
     return json.dumps(dict(sorted(new.tags.items()))) if new.tags else "{}"
 
 
-def _lanes(tx: Transaction, jobs: Iterable[NewJob]) -> dict[Demanded, int]:
-    demanded = {_demanded(new): new for new in jobs}
-    demands = {
-        told: Demands(
-            runtime=new.runtime,
-            job_type=new.job_type,
-            family=new.family,
-            version=new.version,
-            min_memory_mb=new.min_memory_mb,
-            min_gpu_memory_mb=new.min_gpu_memory_mb,
-            tags=_tags(new),
+def _lanes(tx: Transaction, jobs: Iterable[NewJob]) -> list[int]:
+    """The lane of each job."""
+    demanded = [
+        (
+            *(new.runtime, new.job_type, new.family, new.version),
+            *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new)),
         )
-        for told, new in demanded.items()
-    }
+        for new in jobs
+    ]
+    demands = {told: Demands(*told) for told in set(demanded)}
     lanes = lanes_of(tx, demands.values())
-    return {told: lanes[one] for told, one in demands.items()}
+    return [lanes[demands[told]] for told in demanded]

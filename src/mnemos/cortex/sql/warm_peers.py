@@ -19,7 +19,7 @@ _PEERS = """
 SELECT worker_id, capabilities, tags, models, offered_memory_mb, offered_gpu_memory_mb
 FROM workers
 WHERE NOT lost AND desired_state = 'active' AND status NOT IN ('shutting_down', 'error')
-    AND models != '[]' AND worker_id != :worker_id
+    AND models != '[]'
 """
 _HELD = """
 SELECT COUNT(*) AS held FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
@@ -29,30 +29,57 @@ SELECT worker_id FROM attempts WHERE job_seq = :seq AND attempt = :attempt
 """
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Peer:
     worker_id: str
     fit: Fit
     load_seconds: Mapping[ModelKey, float]
     memory_mb: int
     gpu_memory_mb: int
-    free_slots: int | None = None
-    """Counted when it first matters."""
+
+
+class WarmFleet:
+    """The workers that have models loaded, for all claims of one transaction.
+
+    They are read when they are first asked for, and what each holds is counted then. `just_taken`
+    counts what workers were given in this transaction and what is not written yet.
+    """
+
+    def __init__(self, tx: Transaction, just_taken: Mapping[str, int]) -> None:
+        self._tx = tx
+        self._just_taken = just_taken
+        self._peers: list[_Peer] | None = None
+        self._held: dict[str, int] = {}
+
+    def peers_of(self, worker_id: str) -> list[_Peer]:
+        """All but one worker."""
+        if self._peers is None:
+            self._peers = [_read_peer(row) for row in self._tx.all(_PEERS, {})]
+        return [peer for peer in self._peers if peer.worker_id != worker_id]
+
+    def free_slots(self, peer: _Peer) -> int:
+        """How many jobs more a worker takes."""
+        if peer.worker_id not in self._held:
+            row = self._tx.one(_HELD, {"worker_id": peer.worker_id})
+            assert row is not None
+            self._held[peer.worker_id] = int(row["held"])
+        held = self._held[peer.worker_id] + self._just_taken.get(peer.worker_id, 0)
+        return max(0, peer.fit.max_concurrent_jobs - held)
 
 
 class WarmPeers:
     """The other workers that have models loaded, seen from one claim.
 
-    They are read when they are first asked for. Each job that is left takes one of the free slots
-    of the worker it is left for, so what is more than those can hold goes to whoever asks.
-    `just_taken` counts what workers were given in this transaction and what is not written yet.
+    Each job that is left takes one of the free slots of the worker it is left for, so what is more
+    than those can hold goes to whoever asks.
     """
 
-    def __init__(self, tx: Transaction, worker_id: str, just_taken: Mapping[str, int]) -> None:
+    def __init__(self, tx: Transaction, worker_id: str, fleet: WarmFleet) -> None:
         self._tx = tx
         self._worker_id = worker_id
-        self._just_taken = just_taken
+        self._fleet = fleet
         self._peers: list[_Peer] | None = None
+        self._free: dict[str, int] = {}
 
     def room_for(self, lane: Row) -> int:
         """How many jobs of the lane could be left for others at most."""
@@ -68,24 +95,20 @@ class WarmPeers:
             left = min(LEFT_TO_WARM_SECONDS, load_seconds) - waited
             free = self._free_slots(peer)
             if left > 0 and free and not self._has_just_lost(job, peer):
-                peer.free_slots = free - 1
+                self._free[peer.worker_id] = free - 1
                 return left
         return 0.0
 
     def _fitting(self, lane: Row) -> list[_Peer]:
         if self._peers is None:
-            rows = self._tx.all(_PEERS, {"worker_id": self._worker_id})
-            self._peers = [_read_peer(row) for row in rows]
+            self._peers = self._fleet.peers_of(self._worker_id)
         key = _model_of(lane)
         return [peer for peer in self._peers if key in peer.load_seconds and _may_take(peer, lane)]
 
     def _free_slots(self, peer: _Peer) -> int:
-        if peer.free_slots is None:
-            row = self._tx.one(_HELD, {"worker_id": peer.worker_id})
-            assert row is not None
-            held = int(row["held"]) + self._just_taken.get(peer.worker_id, 0)
-            peer.free_slots = max(0, peer.fit.max_concurrent_jobs - held)
-        return peer.free_slots
+        if peer.worker_id not in self._free:
+            self._free[peer.worker_id] = self._fleet.free_slots(peer)
+        return self._free[peer.worker_id]
 
     def _has_just_lost(self, job: Row, peer: _Peer) -> bool:
         """A worker that gave a job back, or failed at it, has no claim on the next attempt."""

@@ -42,6 +42,12 @@ _ALONE = "SELECT pg_try_advisory_lock(:key) AS alone"
 _LIVE = "SELECT pg_advisory_lock_shared(:key)"
 _NO_LONGER_ALONE = "SELECT pg_advisory_unlock(:key)"
 
+# What writes finds its rows by keys. A plan that was made while a table was small, and is kept,
+# must not read it whole once it is large.
+_BY_KEYS = """
+SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+"""
+
 _IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 _LOST = (
     errors.ReadOnlySqlTransaction,
@@ -88,6 +94,7 @@ class PostgresEngine:
         connection = connect(self._url, name)
         try:
             _end_ghosts(connection, name)
+            connection.execute(_BY_KEYS)
             self._join(connection)
         except BaseException:
             connection.close()
