@@ -109,7 +109,11 @@ class CortexServer:
         self.http_port = http.bind()
         stack.callback(http.close)
         service = CortexService(
-            self.store, self.notifier, self.suspector, lease_seconds=settings.lease_seconds
+            self.store,
+            self.notifier,
+            self.suspector,
+            lease_seconds=settings.lease_seconds,
+            sole=settings.database_url is None,
         )
         grpc = GrpcServer(
             service, settings.grpc_host, settings.grpc_port, setting="CORTEX_GRPC_PORT"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mnemos.cortex.errors import StorageUnavailableError
 from mnemos.cortex.records import OldJobs, PrunedStep
 from mnemos.cortex.retention import FOR_EVER, RetentionPruner
 from mnemos.cortex.settings import CortexSettings
+from mnemos.engram.store import ObjectStore
+from mnemos.protocol.v1 import cortex_pb2 as pb
 
 DAY = 86_400.0
 Start = Callable[..., AbstractAsyncContextManager[Cortex]]
@@ -73,6 +76,29 @@ async def test_a_job_that_is_gone_is_a_404_and_no_longer_counted(start: Start) -
             'neuron_jobs_total{state="completed"} 1.0' in (await cortex.http.get("/metrics")).text
         )
         assert (await cortex.job(waiting))["status"] == "pending"
+
+
+async def test_an_answer_in_engram_goes_with_its_job(start: Start, tmp_path: Path) -> None:
+    url = (tmp_path / "engram").as_uri()
+    engram, bucket = ObjectStore.from_url(url), "results"
+    await engram.ensure_bucket(bucket)
+    async with start(engram_url=url, result_bucket=bucket, retention_seconds=0.5) as cortex:
+        job_id = await cortex.hold()
+        place = f"jobs/{job_id}/1/result.json"
+        await engram.put_bytes(bucket, place, b"[1]")
+        uri = f"engram://{bucket}/{place}"
+        reference = pb.ResultReference(uri=uri, size_bytes=3, sha256=sha256(b"[1]").hexdigest())
+        output = pb.JobOutput(metadata_json="{}", result_reference=reference)
+        said = pb.JobResult(job_id=job_id, attempt=1, status=pb.JOB_STATUS_COMPLETED, output=output)
+        await cortex.report(said)
+        answer = await cortex.http.get(f"/api/v1/jobs/{job_id}/result")
+        assert answer.json() == [1]
+
+        async def is_gone() -> bool:
+            return (await cortex.http.get(f"/api/v1/jobs/{job_id}")).status_code == 404
+
+        await eventually(is_gone, "the job is pruned")
+        assert await engram.list(bucket, "jobs") == []
 
 
 def test_the_settings_say_a_month_and_a_week_and_none_is_for_ever(

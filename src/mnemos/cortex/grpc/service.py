@@ -80,7 +80,9 @@ class CortexService(rpc.CortexServiceServicer):
         suspector: Suspector,
         *,
         lease_seconds: float,
+        sole: bool,
     ) -> None:
+        self._sole = sole
         self._store = store
         self._notifier = notifier
         self._suspector = suspector
@@ -102,6 +104,7 @@ class CortexService(rpc.CortexServiceServicer):
             lease=outgoing.duration(self._lease_seconds),
             registered_at=outgoing.timestamp(registered_at),
             cortex_version=__version__,
+            sole=self._sole,
         )
 
     @_answers

@@ -448,8 +448,13 @@ class RegisterWorkerResponse(google.protobuf.message.Message):
     LEASE_FIELD_NUMBER: builtins.int
     REGISTERED_AT_FIELD_NUMBER: builtins.int
     CORTEX_VERSION_FIELD_NUMBER: builtins.int
+    SOLE_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     cortex_version: builtins.str
+    sole: builtins.bool
+    """Whether no other CORTEX gives out the same jobs. Then leases stand still while nothing listens
+    at its address: it gives each a whole one before it listens again.
+    """
     @property
     def lease(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
@@ -461,9 +466,10 @@ class RegisterWorkerResponse(google.protobuf.message.Message):
         lease: google.protobuf.duration_pb2.Duration | None = ...,
         registered_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         cortex_version: builtins.str = ...,
+        sole: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease", "registered_at", b"registered_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cortex_version", b"cortex_version", "lease", b"lease", "registered_at", b"registered_at", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cortex_version", b"cortex_version", "lease", b"lease", "registered_at", b"registered_at", "sole", b"sole", "worker_id", b"worker_id"]) -> None: ...
 
 global___RegisterWorkerResponse = RegisterWorkerResponse
 
