@@ -166,6 +166,27 @@ async def test_operations_that_fail_leave_nothing_and_do_not_spoil_their_neighbo
     await check_books(tools)
 
 
+async def test_nothing_of_a_job_stays_when_it_is_forgotten(
+    postgres_tools: StoreTools, postgres_url: str
+) -> None:
+    tools = postgres_tools
+    gone, kept = await tools.hold(), await tools.submit()
+    await tools.store.append_chunks("wrk_a", [Chunk(gone, 1, 0, "t", [1])])
+    said = Report(job_id=gone, attempt=1, status=JobState.COMPLETED, result="1")
+    await tools.store.report("wrk_a", [said])
+    tools.clock.turn(100)
+    assert (await tools.store.prune_logs(50, 0)).jobs == 1
+    old = await tools.store.find_old_jobs(50, 0)
+    assert (await tools.store.prune_jobs(old)).jobs == 1
+    assert [job.job_id for job in await tools.store.list_jobs(JobFilter())] == [kept]
+    count = """
+        SELECT (SELECT COUNT(*) FROM attempts), (SELECT COUNT(*) FROM job_results),
+            (SELECT COUNT(*) FROM job_inputs), (SELECT COUNT(*) FROM job_events)
+    """
+    with psycopg.connect(postgres_url) as session:
+        assert session.execute(count).fetchone() == (0, 0, 1, 1)
+
+
 async def test_what_writes_never_reads_the_jobs_whole(postgres_tools: StoreTools) -> None:
     tools = postgres_tools
 

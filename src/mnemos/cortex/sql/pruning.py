@@ -79,6 +79,10 @@ ORDER BY seq {LOCK_FREE}
 """,  # noqa: S608  constants only
     INT,
 )
+_DELETE_WITH_JOBS = [
+    Among(f"DELETE FROM {table} WHERE job_seq = ANY(:keys) RETURNING job_seq", INT)  # noqa: S608
+    for table in ("attempts", "job_inputs", "job_results")
+]
 _DELETE_JOBS = Among("DELETE FROM jobs WHERE seq = ANY(:keys) RETURNING seq", INT)
 _FORGET_GROUP = f"""
 DELETE FROM tallies WHERE scope = :scope AND name IN (
@@ -184,7 +188,8 @@ def prune_jobs(tx: Transaction, old: OldJobs) -> PrunedStep:
         if job["group_name"] is not None:
             tx.count(f"group/{job['group_name']}", Phase.FINISHED.value, -1)
             groups.add(job["group_name"])
-    tx.among(_DELETE_JOBS, _numbers(held))
+    for statement in (*_DELETE_WITH_JOBS, _DELETE_JOBS):
+        tx.among(statement, _numbers(held))
     return PrunedStep(jobs=len(held), next_seq=old.next_seq, groups=groups)
 
 

@@ -4,6 +4,9 @@
 `job_results`. A *lane* is one combination of what a job demands of a worker: claiming looks at
 the heads of fitting lanes, so its cost does not grow with the backlog. What a `measured` lane
 demands is what its jobs turned out to need, on top of what their submitters asked for.
+
+PostgreSQL is not asked to check that jobs have a lane and what belongs to jobs has one: that would
+cost a query for each row. Rows are added only beside their job or under its lock.
 """
 
 from __future__ import annotations
