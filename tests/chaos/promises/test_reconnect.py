@@ -28,6 +28,8 @@ pytestmark = pytest.mark.timeout(900)
 
 BACK_SECONDS = 30.0
 TWICE_SHARE = 0.01
+RUNNING_SHARE = 0.3
+"""Of the jobs, so many at least must outlast the outage."""
 TOKENS = 5
 START_SECONDS = 240.0
 START_AT_ONCE = 20
@@ -99,6 +101,12 @@ def has_contact(worker: NEURONWorker) -> bool:
     return worker.view.parts.cortex.last_error is None
 
 
+def still_runs(worker: NEURONWorker) -> bool:
+    """Whether its job has not ended yet; the result of one that has waits for CORTEX."""
+    assert worker.view.parts is not None
+    return any(run.outcome is None for run in worker.view.parts.executor.active_jobs.values())
+
+
 async def all_notice(workers: list[NEURONWorker]) -> None:
     while any(map(has_contact, workers)):  # noqa: ASYNC110 - looks into workers, from outside
         await asyncio.sleep(LOOK_SECONDS)
@@ -149,6 +157,7 @@ async def test_reconnect(tmp_path: Path, scale: Scale, figures: Figures) -> None
         async with asyncio.timeout(outage_seconds):
             await all_notice(workers)
         await asyncio.sleep(outage_seconds)
+        running = sum(map(still_runs, workers))
         await cortex.start()
         times = await times_of_return(workers)
         async with asyncio.timeout(4 * outage_seconds):
@@ -161,9 +170,11 @@ async def test_reconnect(tmp_path: Path, scale: Scale, figures: Figures) -> None
     note(figures, times)
     figures.note("CORTEX away", outage_seconds, "s")
     figures.note("lease", lease_seconds, "s")
+    figures.note("jobs still running then", running)
     figures.note("jobs that ran twice", twice)
     figures.note("attempts", ", ".join(f"{k} {n}" for k, n in sorted(outcomes.items())))
     assert {job["status"] for job in shown} == {"completed"}
     assert outcomes["completed"] == count
+    assert running >= RUNNING_SHARE * count, "the jobs were too short to outlast it"
     assert times[-1] <= BACK_SECONDS
     assert twice <= TWICE_SHARE * count
