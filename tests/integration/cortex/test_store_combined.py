@@ -14,7 +14,12 @@ import pytest
 from cortex_tools import LEASE, StoreTools
 from store_chaos import check_books, check_log
 
-from mnemos.cortex.errors import ConflictError, WorkerReplacedError, WorkerUnknownError
+from mnemos.cortex.errors import (
+    ConflictError,
+    JobNotFoundError,
+    WorkerReplacedError,
+    WorkerUnknownError,
+)
 from mnemos.cortex.records import (
     AttemptRef,
     Chunk,
@@ -45,7 +50,7 @@ def done_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     futures: list[object] = []  # kept, so that none has the id of another
     monkeypatch.setattr(Writer, "_run_group", count)
     yield
-    if "fails" not in request.node.name and "refused" not in request.node.name:
+    if "fails" not in request.node.name:
         assert set(seen.values()) == {1}
 
 
@@ -275,6 +280,7 @@ async def test_a_caller_that_goes_away_is_not_given_jobs(tools: StoreTools) -> N
 
 async def test_calls_that_are_refused_leave_the_others_in_their_commit(tools: StoreTools) -> None:
     done, held = await hold_jobs(tools, 2)
+    waits = await tools.submit()
     await tools.store.report("wrk_a", [completed(done)])
     answers = await together(
         tools,
@@ -282,13 +288,20 @@ async def test_calls_that_are_refused_leave_the_others_in_their_commit(tools: St
         tools.store.cancel_job(done),
         tools.store.report("wrk_a", [completed(held)]),
         tools.store.cancel_job(held),
+        tools.store.cancel_job("job_nowhere"),
+        tools.store.cancel_job(waits),
+        tools.store.cancel_job(waits),
         tools.store.submit([tools.new_job()]),
     )
     assert answers[0][0].created
     assert isinstance(answers[1], ConflictError)
     assert answers[2][0].verdict is Fence.ACCEPTED
     assert isinstance(answers[3], ConflictError)
-    assert answers[4][0].created
+    assert isinstance(answers[4], JobNotFoundError)
+    assert answers[5:7] == [None, None]
+    assert answers[7][0].created
+    states = [(await tools.store.get_job(job_id)).status for job_id in (done, held, waits)]
+    assert states == [JobState.COMPLETED, JobState.COMPLETED, JobState.CANCELLED]
     await check_books(tools)
 
 

@@ -46,7 +46,11 @@ async def grouped(*requests: str) -> list[str]:
         (["say 1 a", "report 2 a", "say 3 b"], ["say 1 3", "report 2"]),
         (["say 1 a", "report 2 a", "say 3 a", "report 4 b"], ["say 1", "report 2 4", "say 3"]),
         (["say 1 a", "report 2 b", "say 3 b", "say 4 c"], ["say 1", "report 2", "say 3 4"]),
-        (["submit 1", "say 2 a", "submit 3", "say 4 a"], ["submit 1 3", "say 2 4"]),
+        (["submit 1", "say 2 a", "submit 3", "say 4 a"], ["say 2 4", "submit 1 3"]),
+        (
+            ["submit 1", "alone 2", "submit 3", "say 4 a"],
+            ["submit 1", "alone 2", "say 4", "submit 3"],
+        ),
         (["say 1 a", "alone 2", "say 3 b"], ["say 1", "alone 2", "say 3"]),
         (["alone 1 a", "alone 2 a"], ["alone 1", "alone 2"]),
     ],
@@ -57,15 +61,26 @@ async def test_a_kind_is_put_together_unless_it_would_overtake(
     assert await grouped(*requests) == groups
 
 
-async def test_a_group_that_is_alone_locks_its_jobs_by_itself() -> None:
+@pytest.mark.parametrize(
+    ("requests", "locked"),
+    [
+        (["say a", "say b"], ""),
+        (["submit", "say a", "submit"], ""),
+        (["say a", "report b"], "ab"),
+        (["say a", "report a", "say a"], "a"),
+        (["alone a"], "a"),
+        (["alone a", "say b"], "ab"),
+        (["say a", "alone"], ""),
+        (["alone", "say a"], "a"),
+    ],
+)
+async def test_one_group_locks_its_jobs_by_itself_and_several_have_them_locked_in_order(
+    requests: list[str], locked: str
+) -> None:
     loop = asyncio.get_running_loop()
-
-    def request(name: str, job: str) -> _Request[Any]:
-        return _Request(KINDS[name], None, loop.create_future(), None, [f"w{job}"], [job])
-
-    alone = _touched(_groups([request("say", "a"), request("say", "b")]))
-    assert (alone.workers, alone.jobs) == ({"wa", "wb"}, set())
-    several = _touched(_groups([request("say", "a"), request("report", "b")]))
-    assert (several.workers, several.jobs) == ({"wa", "wb"}, {"a", "b"})
-    single = _touched(_groups([request("alone", "a")]))
-    assert single.jobs == {"a"}
+    batch: list[_Request[Any]] = []
+    for told in requests:
+        name, *jobs = told.split()
+        batch.append(_Request(KINDS[name], None, loop.create_future(), None, ["w"], jobs))
+    touched = _touched(_groups(batch))
+    assert (set(touched.workers), set(touched.jobs)) == ({"w"}, set(locked))

@@ -20,7 +20,7 @@ from .transaction import Row, Transaction
 from .warm_peers import LEFT_TO_WARM_SECONDS, WarmFleet, WarmPeers
 
 WARM_MAY_OVERTAKE_SECONDS = 30.0
-MOST_READ_AHEAD = 512
+FEWEST_READ = 16
 
 _QUEUED_LANES = """
 WITH RECURSIVE heads (lane_id) AS (
@@ -40,15 +40,14 @@ WHERE queued AND lane_id = :lane_id ORDER BY priority DESC, seq LIMIT :limit
 class Heads:
     """The heads of the queue's lanes, for all claims of one transaction.
 
-    What one claim takes the others do not see, though nothing is written yet. `wanted` is how many
-    jobs they ask for together.
+    What one claim takes the others do not see, though nothing is written yet.
     """
 
-    def __init__(self, tx: Transaction, wanted: int) -> None:
+    def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._read_ahead = min(wanted, MOST_READ_AHEAD)
         self._lanes: list[Row] | None = None
         self._rows: dict[int, list[Row]] = {}
+        self._read: Counter[int] = Counter()
         self._ended: set[int] = set()
         self._taken: set[int] = set()
         self.lost: set[int] = set()
@@ -66,7 +65,9 @@ class Heads:
         """The first `count` jobs of a lane that nobody has."""
         rows = self._free(lane_id)
         if len(rows) < count and lane_id not in self._ended:
-            limit = max(count, self._read_ahead) + len(self._taken) + len(self.lost)
+            gone = len(self._taken) + len(self.lost)
+            limit = max(count + gone, 2 * self._read[lane_id], FEWEST_READ)
+            self._read[lane_id] = limit
             found = self._tx.all(_HEADS, {"lane_id": lane_id, "limit": limit})
             if len(found) < limit:
                 self._ended.add(lane_id)

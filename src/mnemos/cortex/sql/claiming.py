@@ -84,7 +84,7 @@ def claim(
         for row in tx.among(_WORKERS, {request.worker_id for request in requests})
     }
     answered = _answered(tx, requests)
-    heads = Heads(tx, sum(request.max_jobs for request in requests))
+    heads = Heads(tx)
     answers: dict[int, Claimed | CortexError] = {}
     choices: dict[int, Choice] = {}
     for place, request in enumerate(requests):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..errors import ConflictError, JobNotFoundError
+from ..errors import ConflictError, CortexError, JobNotFoundError
 from ..ids import new_id
 from ..lease_core import Cancel
 from ..notifier import worker_topic
 from ..records import AttemptRef, Fence
 from .carry_out import Ledger
 from .engine import LOCK
-from .jobs_loaded import JOB_COLUMNS, LoadedJob, find_job
+from .jobs_loaded import JOB_COLUMNS, LoadedJob, find_job, load_jobs
 from .redriving import retry_anew
 from .transaction import Transaction
 
@@ -29,14 +29,24 @@ FROM workers WHERE worker_id = :worker_id
 """
 
 
-def cancel(tx: Transaction, job_id: str) -> None:
-    """Stop a job: at once while it is pending, through its worker while it runs."""
-    loaded = find_job(tx, job_id)
-    if loaded is None:
-        raise JobNotFoundError(job_id)
-    if _cancel(tx, [loaded])[0] is Fence.STALE:
-        state = loaded.job.state
-        raise ConflictError(f"Job {job_id} cannot be cancelled: it has ended as {state}.")
+def cancel(tx: Transaction, job_ids: Sequence[str]) -> list[CortexError | None]:
+    """Stop jobs: at once while they are pending, through their workers while they run.
+
+    The answer is JobNotFoundError, or ConflictError for a job that ended otherwise.
+    """
+    jobs = load_jobs(tx, set(job_ids))
+    verdicts = iter(_cancel(tx, [jobs[job_id] for job_id in job_ids if job_id in jobs]))
+    answers: list[CortexError | None] = []
+    for job_id in job_ids:
+        if job_id not in jobs:
+            answers.append(JobNotFoundError(job_id))
+        elif next(verdicts) is Fence.STALE:
+            state = jobs[job_id].job.state
+            sentence = f"Job {job_id} cannot be cancelled: it has ended as {state}."
+            answers.append(ConflictError(sentence))
+        else:
+            answers.append(None)
+    return answers
 
 
 def cancel_group(tx: Transaction, group: str) -> int:

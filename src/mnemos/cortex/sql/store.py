@@ -141,7 +141,7 @@ class SqlStore:
 
     async def cancel_job(self, job_id: str) -> None:
         """Stop a job. Raises JobNotFoundError; ConflictError when it ended otherwise."""
-        await self._writer.run(lambda tx: people.cancel(tx, job_id), jobs=[job_id])
+        await self._writer.run_combined(people.cancel, job_id, jobs=[job_id])
 
     async def cancel_group(self, group: str) -> int:
         """Stop every unfinished job of a group, and return how many were asked to stop."""

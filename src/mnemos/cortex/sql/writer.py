@@ -370,42 +370,51 @@ def _alone(tx: Transaction, operations: Sequence[Operation[Any]]) -> list[Any]:
 
 
 def _groups(batch: Collection[_Request[Any]]) -> list[_Group]:
-    """Put requests of a kind together, as far as none overtakes another that names its jobs."""
+    """Put requests of a kind together, as far as none overtakes another that names its jobs.
+
+    Those that name jobs go before those that take whatever jobs there are, and so lock theirs
+    while nothing else is locked.
+    """
     groups: list[_Group] = []
-    open_groups: dict[Combined[Any, Any], _Group] = {}
+    naming: list[_Group] = []
+    taking: list[_Group] = []
     for request in batch:
         if request.kind is _alone:
-            open_groups.clear()
-            groups.append(_Group(_alone, [request], set(request.jobs)))
-            continue
-        group = open_groups.get(request.kind)
-        if group is None or _would_overtake(request, group, groups):
-            group = open_groups[request.kind] = _Group(request.kind)
-            groups.append(group)
-        group.requests.append(request)
-        group.jobs.update(request.jobs)
-    return groups
+            groups += [*naming, *taking, _Group(_alone, [request], set(request.jobs))]
+            naming, taking = [], []
+        elif request.jobs:
+            group = _open_group(request, naming)
+            group.jobs.update(request.jobs)
+            group.requests.append(request)
+        else:
+            _open_group(request, taking).requests.append(request)
+    return [*groups, *naming, *taking]
 
 
-def _would_overtake(request: _Request[Any], group: _Group, groups: list[_Group]) -> bool:
-    for later in reversed(groups):
-        if later is group:
-            return False
-        if not later.jobs.isdisjoint(request.jobs):
-            return True
-    return False
+def _open_group(request: _Request[Any], groups: list[_Group]) -> _Group:
+    """The last group of the request's kind, or a new one where it would overtake another."""
+    for group in reversed(groups):
+        if group.kind is request.kind:
+            return group
+        if not group.jobs.isdisjoint(request.jobs):
+            break
+    groups.append(_Group(request.kind))
+    return groups[-1]
 
 
-def _touched(groups: Collection[_Group]) -> Touched:
-    """What to lock beforehand; a group that is alone locks its jobs in their order by itself."""
+def _touched(groups: Sequence[_Group]) -> Touched:
+    """What to lock beforehand.
+
+    A group that is the only one to name jobs locks them in their order by itself.
+    """
     workers: set[str] = set()
-    jobs: set[str] = set()
     for group in groups:
         for request in group.requests:
             workers.update(request.workers)
-        if len(groups) > 1 or group.kind is _alone:
-            jobs |= group.jobs
-    return Touched(workers, jobs)
+    naming = [group for group in groups if group.jobs]
+    if len(naming) == 1 and naming[0] is groups[0] and naming[0].kind is not _alone:
+        return Touched(workers)
+    return Touched(workers, set().union(*(group.jobs for group in naming)))
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
