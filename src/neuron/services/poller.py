@@ -136,6 +136,7 @@ class JobPollerService(Service):
             finally:
                 # Nothing is awaited between an answer and its submission: no job falls between.
                 self.executor_service.slots.give_back(reserved)
+            await asyncio.sleep(0)  # what came asks for its leases first
             if acquired is None:
                 await asyncio.sleep(backoff.next_delay())
 

@@ -19,10 +19,11 @@ from mnemos.protocol.v1 import cortex_pb2_grpc as rpc
 from ..errors import CortexError, StorageUnavailableError, WorkerNotFoundError, WorkerUnknownError
 from ..ids import new_id
 from ..notifier import Notifier, runtime_topic, worker_topic
-from ..records import ClaimRequest, LeasedJob
+from ..records import ClaimRequest, Fence, LeasedJob, RefVerdict
 from ..store import AttemptStore, WorkerStore
 from ..suspicion import Suspector
 from . import incoming, outgoing
+from .fresh_leases import FreshLeases
 
 MAX_WAIT_SECONDS = 30.0
 
@@ -87,6 +88,7 @@ class CortexService(rpc.CortexServiceServicer):
         self._notifier = notifier
         self._suspector = suspector
         self._lease_seconds = lease_seconds
+        self._fresh = FreshLeases(lease_seconds)
         self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
 
     @_answers
@@ -95,6 +97,7 @@ class CortexService(rpc.CortexServiceServicer):
     ) -> pb.RegisterWorkerResponse:
         """Make a worker known."""
         worker_id = request.worker_id or new_id("wrk")
+        self._fresh.forget(worker_id)
         registered_at = await self._store.register(incoming.registration(request, worker_id))
         runtimes = tuple(request.capabilities.supported_runtimes)
         self._runtimes[worker_id, request.instance_id] = runtimes
@@ -132,8 +135,14 @@ class CortexService(rpc.CortexServiceServicer):
     async def RenewLeases(
         self, request: pb.RenewLeasesRequest, context: Context
     ) -> pb.RenewLeasesResponse:
-        """Extend leases."""
+        """Extend leases; those that were granted just now stand as they are."""
         refs = [incoming.attempt_ref(ref) for ref in request.jobs]
+        left = self._fresh.confirm(request.worker_id, refs)
+        if left is not None:
+            stand = [RefVerdict(ref.job_id, ref.attempt, Fence.ACCEPTED) for ref in refs]
+            return pb.RenewLeasesResponse(
+                verdicts=outgoing.verdicts(stand), lease=outgoing.duration(left)
+            )
         records = await self._store.renew(request.worker_id, refs)
         return pb.RenewLeasesResponse(
             verdicts=outgoing.verdicts(records), lease=outgoing.duration(self._lease_seconds)
@@ -162,7 +171,9 @@ class CortexService(rpc.CortexServiceServicer):
         with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
             while True:
                 ear.clear()
+                asked_at = self._fresh.now()
                 claimed = await self._store.claim(wanted)
+                self._fresh.note(wanted.worker_id, claimed.jobs, asked_at)
                 left = end - clock()
                 if claimed.jobs or left <= 0 or self._notifier.closed:
                     return claimed.jobs
@@ -233,14 +244,15 @@ class CortexService(rpc.CortexServiceServicer):
             ):
                 actions = await self._store.open_actions(worker_id)
                 await self._suspector.note(stream)
-                yield pb.WatchActionsResponse()
-                while not self._notifier.closed:
-                    for action in actions:
-                        if action.action_id not in delivered:
-                            yield pb.WatchActionsResponse(action=outgoing.action(action))
-                    delivered = {action.action_id for action in actions}
-                    await ear.wait(None)
-                    ear.clear()
-                    actions = await self._store.open_actions(worker_id)
+                with self._fresh.watched(worker_id):
+                    yield pb.WatchActionsResponse()
+                    while not self._notifier.closed:
+                        for action in actions:
+                            if action.action_id not in delivered:
+                                yield pb.WatchActionsResponse(action=outgoing.action(action))
+                        delivered = {action.action_id for action in actions}
+                        await ear.wait(None)
+                        ear.clear()
+                        actions = await self._store.open_actions(worker_id)
         except CortexError as error:
             await _abort(context, error)
