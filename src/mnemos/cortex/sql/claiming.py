@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CortexError, WorkerReplacedError, WorkerUnknownError
 from ..lease_core import Claim
 from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel
+from ..state_machine import JobState
 from .carry_out import Ledger
 from .choosing import Choice, Heads
 from .engine import LOCK, fields_of
@@ -40,12 +41,11 @@ _NOTE_OFFER = """
 UPDATE workers SET offered_memory_mb = :memory_mb, offered_gpu_memory_mb = :gpu_memory_mb
 WHERE worker_id = :worker_id
 """
+# There is one index that it can go by: of what a worker was ever given there may be a million.
 _ANSWERED = Among(
     """
-SELECT job_id, claim_request_id FROM jobs
-WHERE worker_id = :worker_id AND lease_expires_at > :now AND claim_request_id = ANY(:keys)
-    AND NOT renewed AND status = 'acquired'
-ORDER BY seq
+SELECT job_id, worker_id, claim_request_id, status, renewed, lease_expires_at FROM jobs
+WHERE claim_request_id = ANY(:keys) AND claim_request_id IS NOT NULL ORDER BY +seq
 """,
     TEXT,
 )
@@ -119,14 +119,12 @@ def _answered(
     tx: Transaction, requests: Iterable[ClaimRequest]
 ) -> Mapping[tuple[str, str], list[str]]:
     """What the same requests were answered before, their worker not having heard of it yet."""
-    asked: defaultdict[str, set[str]] = defaultdict(set)
-    for request in requests:
-        if request.request_id:
-            asked[request.worker_id].add(request.request_id)
+    asked = {request.request_id for request in requests if request.request_id}
     answered: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for worker_id, request_ids in asked.items():
-        for row in tx.among(_ANSWERED, request_ids, worker_id=worker_id, now=tx.now):
-            answered[worker_id, row["claim_request_id"]].append(row["job_id"])
+    for row in tx.among(_ANSWERED, asked):
+        is_unheard = row["status"] == JobState.ACQUIRED.value and not row["renewed"]
+        if is_unheard and row["lease_expires_at"] > tx.now:
+            answered[row["worker_id"], row["claim_request_id"]].append(row["job_id"])
     return answered
 
 
@@ -222,7 +220,7 @@ def _choose(tx: Transaction, choices: Sequence[Choice], heads: Heads) -> dict[in
 
 def _acquire(ledger: Ledger, row: Row, request: ClaimRequest, lease_seconds: float) -> LoadedJob:
     loaded = LoadedJob(row)
-    loaded.request_id = request.request_id
+    loaded.request_id = request.request_id or None
     void = loaded.job.attempt > 0 and _begins_again(ledger.tx, row)
     ledger.step(loaded, Claim(request.worker_id, lease_seconds, void))
     return loaded

@@ -31,7 +31,7 @@ _FIND = "SELECT * FROM workers WHERE worker_id = :worker_id"
 _FIND_AND_LOCK = f"{_FIND} {LOCK}"
 _HELD = f"""
 SELECT {JOB_COLUMNS} FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
-ORDER BY seq {LOCK}
+ORDER BY +seq {LOCK}
 """  # noqa: S608  constants only
 _HELD_BY = """
 SELECT job_id FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL

@@ -108,6 +108,7 @@ jobs = Table(
     _partial("jobs_leases", "lease_expires_at IS NOT NULL", "lease_expires_at"),
     _partial("jobs_deadlines", "deadline_at IS NOT NULL", "deadline_at"),
     _partial("jobs_holders", "lease_expires_at IS NOT NULL", "worker_id"),
+    _partial("jobs_by_request", "claim_request_id IS NOT NULL", "claim_request_id"),
     Index("jobs_by_status", "status", "seq"),
     Index("jobs_by_model", "family", "version", "seq"),
     _partial("jobs_by_worker", "worker_id IS NOT NULL", "worker_id", "seq"),
