@@ -107,7 +107,7 @@ def note(figures: Figures, taken: list[float], goal_seconds: float) -> float:
     return p99
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_jobs_of_a_lost_worker_run_elsewhere(
     tmp_path: Path, scale: Scale, figures: Figures, how: signal.Signals
 ) -> None:
