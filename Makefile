@@ -71,7 +71,7 @@ lock-vllm:
 	rm -rf $(VLLM_VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VLLM_VENV) $(VLLM_VENV)-lock dist
+	rm -rf $(VENV) $(VENV)-lock $(VLLM_VENV) $(VLLM_VENV)-lock .venv-peers dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
