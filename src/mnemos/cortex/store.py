@@ -139,10 +139,16 @@ class AttemptStore(Protocol):
         """Move attempts forward; a step backwards changes nothing."""
 
     async def append_chunks(self, worker_id: str, chunks: Sequence[Chunk]) -> list[ChunkAck]:
-        """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt."""
+        """Append tokens and rows to jobs' logs, each once and in order; one ack per attempt.
+
+        As of a completion, those of a lost attempt count until another one begins.
+        """
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
-        """End attempts; exactly one attempt of a job is ever accepted as its completion."""
+        """End attempts; exactly one attempt of a job is ever accepted as its completion.
+
+        That may be one that was lost, as long as the job waits and no other has begun.
+        """
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
         """Give jobs back to the queue at once, without charging a retry.
