@@ -91,10 +91,14 @@ def submit(tx: Transaction, calls: Sequence[Sequence[NewJob]]) -> list[list[Subm
     every = [new for jobs in calls for new in jobs]
     known = _known(tx, every)
     fresh = list(_fresh(every, known))
-    lost = _insert(tx, fresh)
-    if lost:
+    created: set[int] = set()
+    waiting: Sequence[NewJob] = fresh
+    while waiting:
+        lost = _insert(tx, waiting)
+        created |= {id(new) for new in waiting} - {id(new) for new in lost}
         known.update(_known(tx, lost))
-    created = {id(new) for new in fresh} - {id(new) for new in lost}
+        # A job that was faster with a key may have been pruned already: then the key is free.
+        waiting = [new for new in lost if new.idempotency_key not in known]
     for new in fresh:
         if new.idempotency_key is not None and id(new) in created:
             told = (new.job_id, JobState.PENDING.value, new.request_hash)

@@ -139,7 +139,7 @@ class CortexServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StreamResult(self, request_iterator, context):
-        """Carries tokens of any number of jobs; each batch is acknowledged once it is durable.
+        """Carries tokens of any number of jobs; each request is answered by one response, once it is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

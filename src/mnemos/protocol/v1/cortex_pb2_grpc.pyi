@@ -72,7 +72,7 @@ class CortexServiceStub:
         mnemos.protocol.v1.cortex_pb2.StreamResultRequest,
         mnemos.protocol.v1.cortex_pb2.StreamResultResponse,
     ]
-    """Carries tokens of any number of jobs; each batch is acknowledged once it is durable."""
+    """Carries tokens of any number of jobs; each request is answered by one response, once it is durable."""
 
     ReportResult: grpc.UnaryUnaryMultiCallable[
         mnemos.protocol.v1.cortex_pb2.ReportResultRequest,
@@ -133,7 +133,7 @@ class CortexServiceAsyncStub:
         mnemos.protocol.v1.cortex_pb2.StreamResultRequest,
         mnemos.protocol.v1.cortex_pb2.StreamResultResponse,
     ]
-    """Carries tokens of any number of jobs; each batch is acknowledged once it is durable."""
+    """Carries tokens of any number of jobs; each request is answered by one response, once it is durable."""
 
     ReportResult: grpc.aio.UnaryUnaryMultiCallable[
         mnemos.protocol.v1.cortex_pb2.ReportResultRequest,
@@ -210,7 +210,7 @@ class CortexServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[mnemos.protocol.v1.cortex_pb2.StreamResultRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[mnemos.protocol.v1.cortex_pb2.StreamResultResponse], collections.abc.AsyncIterator[mnemos.protocol.v1.cortex_pb2.StreamResultResponse]]:
-        """Carries tokens of any number of jobs; each batch is acknowledged once it is durable."""
+        """Carries tokens of any number of jobs; each request is answered by one response, once it is durable."""
 
     @abc.abstractmethod
     def ReportResult(
