@@ -103,7 +103,7 @@ def _command(folder: Path, config: Path, ports: list[int]) -> list[str]:
         "-master.volumeSizeLimitMB=64",
         f"-volume.port={volume}",
         f"-volume.port.grpc={volume_grpc}",
-        "-volume.max=200",
+        "-volume.max=2000",  # a new bucket takes seven
         "-volume.minFreeSpace=1MiB",
         "-volume.preStopSeconds=0",
         f"-filer.port={filer}",
