@@ -12,7 +12,7 @@ from tiny_stack import finished, running, tiny_job
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 JOBS = 50
-LONG_TOKENS = 1500
+LONG_TOKENS = 1000
 
 
 def submit_long_jobs(stack: Stack, group: str) -> list[str]:
