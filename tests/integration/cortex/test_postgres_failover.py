@@ -61,6 +61,13 @@ async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.01)
 
 
+async def written_until_refused(tools: StoreTools) -> None:
+    """Write until the session has heard of its server's new settings, which takes it a moment."""
+    async with asyncio.timeout(10):
+        while True:
+            await tools.store.check_writable()
+
+
 async def test_a_server_that_became_read_only_is_left_for_the_writable_one(
     pair: PostgresPair, address: Relay, replicas: list[StoreTools]
 ) -> None:
@@ -71,7 +78,7 @@ async def test_a_server_that_became_read_only_is_left_for_the_writable_one(
     pair.run("SELECT pg_reload_conf()")
     for tools in replicas:
         with pytest.raises(StorageUnavailableError, match=r"read-only|read-write"):
-            await tools.store.check_writable()
+            await written_until_refused(tools)
     # A standby at the address will not do either.
     address.target = pair.standby_socket
     for call in (first.submit(), second.store.get_job(job_id)):
