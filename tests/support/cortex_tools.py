@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 
 import grpc.aio
 import httpx2
 
+from mnemos.cortex.errors import StorageUnavailableError
 from mnemos.cortex.ids import new_id
 from mnemos.cortex.notifier import LocalNotifier, worker_topic
 from mnemos.cortex.records import ClaimRequest, LeasedJob, NewJob, Registration, Release
 from mnemos.cortex.server import CortexServer
 from mnemos.cortex.settings import CortexSettings
+from mnemos.cortex.sql.postgres.opening import prepare
+from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.store import Store
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from mnemos.protocol.v1 import cortex_pb2_grpc as rpc
+
+T = TypeVar("T")
 
 LEASE = 15.0
 
@@ -274,3 +279,25 @@ async def eventually(
                 await pause.wait()
         except TimeoutError:
             continue
+
+
+@asynccontextmanager
+async def two_replicas(url: str, **options: Any) -> AsyncIterator[list[StoreTools]]:
+    """Open the stores of two replicas on one database, which the first of them makes ready."""
+    await asyncio.to_thread(prepare, url)
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(2):
+            notifier = LocalNotifier()
+            store = await stack.enter_async_context(PostgresStore(url, notifier, **options))
+            opened.append(StoreTools(store, TurnableClock(), notifier))
+        yield opened
+
+
+async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask again, as clients and workers do, while CORTEX says that it has no database."""
+    while True:
+        try:
+            return await call()
+        except StorageUnavailableError:
+            await asyncio.sleep(0.01)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from cortex_tools import StoreTools, TurnableClock, eventually
+from cortex_tools import StoreTools, eventually, two_replicas, until_answered
 from postgres_pair import PostgresPair, Relay, postgres_pair, relay_to
 from store_chaos import check_books, check_log
 
 from mnemos.cortex.errors import StorageUnavailableError
-from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import Fence, JobFilter, Report
-from mnemos.cortex.sql.postgres.opening import prepare
-from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.state_machine import JobState
-
-T = TypeVar("T")
 
 JOBS = 300
 BACK_WITHIN_SECONDS = 5.0
@@ -42,23 +35,8 @@ async def address(pair: PostgresPair) -> AsyncIterator[Relay]:
 
 @pytest.fixture
 async def replicas(address: Relay) -> AsyncIterator[list[StoreTools]]:
-    await asyncio.to_thread(prepare, address.url)
-    async with AsyncExitStack() as stack:
-        opened = []
-        for _ in range(2):
-            notifier = LocalNotifier()
-            store = PostgresStore(address.url, notifier)
-            await stack.enter_async_context(store)
-            opened.append(StoreTools(store, TurnableClock(), notifier))
+    async with two_replicas(address.url) as opened:
         yield opened
-
-
-async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await call()
-        except StorageUnavailableError:
-            await asyncio.sleep(0.01)
 
 
 async def written_until_refused(tools: StoreTools) -> None:

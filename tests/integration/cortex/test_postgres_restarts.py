@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from cortex_tools import StoreTools, TurnableClock, eventually
+from cortex_tools import StoreTools, eventually, two_replicas, until_answered
 from postgres_tools import OwnServer, own_server
 from store_chaos import check_books, check_log
 
 from mnemos.cortex.errors import StorageUnavailableError
 from mnemos.cortex.ids import new_id
-from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import ClaimRequest, Fence, NewJob, Report
-from mnemos.cortex.sql.postgres.opening import prepare
-from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.state_machine import JobState
-
-T = TypeVar("T")
 
 CRASHES = 3
 JOBS = 400
@@ -39,24 +32,8 @@ def server() -> Iterator[OwnServer]:
 
 @pytest.fixture
 async def replicas(server: OwnServer) -> AsyncIterator[list[StoreTools]]:
-    prepare(server.url)
-    async with AsyncExitStack() as stack:
-        opened = []
-        for _ in range(2):
-            notifier = LocalNotifier()
-            store = PostgresStore(server.url, notifier, lease_seconds=LEASE)
-            await stack.enter_async_context(store)
-            opened.append(StoreTools(store, TurnableClock(), notifier))
+    async with two_replicas(server.url, lease_seconds=LEASE) as opened:
         yield opened
-
-
-async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask again, as clients and workers do, while CORTEX says that it has no database."""
-    while True:
-        try:
-            return await call()
-        except StorageUnavailableError:
-            await asyncio.sleep(0)
 
 
 class Load:
