@@ -16,13 +16,11 @@ from mnemos.cortex import lease_core
 
 SEEDS = 100
 EXAMPLES = 400
-FEW = 40
-"""Enough to see that loading the core anew takes nothing out: other tests look harder."""
 
 
-def notice_of_fleets(core: Any, flaws: Flaws | None = None, seeds: int = SEEDS) -> Exception | None:
+def notice_of_fleets(core: Any, flaws: Flaws | None = None) -> Exception | None:
     """What goes wrong in some fleet first; None if nothing does."""
-    for seed in range(seeds):
+    for seed in range(SEEDS):
         try:
             simulate(seed, core, flaws)
         except Exception as error:  # noqa: BLE001  a mutant may fail in any way
@@ -30,10 +28,10 @@ def notice_of_fleets(core: Any, flaws: Flaws | None = None, seeds: int = SEEDS) 
     return None
 
 
-def notice_of_reference(core: Any, examples: int = EXAMPLES) -> BaseException | None:
+def notice_of_reference(core: Any) -> BaseException | None:
     """What parts the core from the words first; None if nothing does."""
     try:
-        compare_with_reference(core, examples=examples, shrink=False)
+        compare_with_reference(core, examples=EXAMPLES, shrink=False)
     except Exception as error:  # noqa: BLE001  a mutant may fail in any way
         return error
     return None
@@ -69,5 +67,5 @@ def same() -> Iterator[ModuleType]:
 
 
 def test_nothing_is_noticed_where_nothing_was_taken_out(same: ModuleType) -> None:
-    assert notice_of_reference(same, FEW) is None
-    assert notice_of_fleets(same, seeds=FEW) is None
+    assert notice_of_reference(same) is None
+    assert notice_of_fleets(same) is None
