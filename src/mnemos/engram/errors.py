@@ -5,6 +5,7 @@
     ├── ArtifactRefusedError      invalid_artifact     a folder that must not be published
     ├── ObjectNotFoundError       object_not_found     the bucket is there, the object is not
     ├── BucketNotFoundError       bucket_not_found     create it with ensure_bucket()
+    ├── DamagedObjectError        damaged_object       not the bytes that were promised
     ├── AccessDeniedError         access_denied        the keys are wrong or lack a right
     ├── StorageUnavailableError   storage_unavailable  out of reach, full or failing: try again
     └── LocalDiskError            local_disk           this machine's disk, not the storage
@@ -50,6 +51,12 @@ class BucketNotFoundError(EngramError):
     """The storage has no such bucket."""
 
     code = "bucket_not_found"
+
+
+class DamagedObjectError(EngramError):
+    """An object whose bytes are not those of the manifest, or that changes while it is read."""
+
+    code = "damaged_object"
 
 
 class AccessDeniedError(EngramError):
