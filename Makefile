@@ -17,7 +17,7 @@ VLLM_READY := $(VLLM_VENV)/.ready
 
 help:
 	@echo 'make demo      run real prompts through CORTEX, GENOME, ENGRAM and a NEURON worker'
-	@echo 'make test      run every test'
+	@echo 'make test      run every test; ARGS="tests/unit -k lease" runs those alone'
 	@echo 'make test-vllm build an environment with vLLM for CPUs, once, and run its tests'
 	@echo 'make chaos     count the promises about crashes; CHAOS=long counts them whole'
 	@echo 'make check     ruff, mypy --strict, import-linter, buf, generated-code drift'
@@ -30,8 +30,15 @@ help:
 demo: $(RUN_READY)
 	$(BIN)/mnemos demo
 
+# What kills, cuts and measures patience has the machine for itself; the rest shares it.
+PARALLEL ?= 2
 test: $(DEV_READY)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadfile --ignore tests/chaos --ignore tests/e2e
+	$(BIN)/python -m pytest tests/chaos tests/e2e
+endif
 
 test-vllm: $(DEV_READY) $(VLLM_READY)
 	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(ARGS)
