@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .errors import CortexError
 from .state_machine import JobState
 
 
@@ -375,6 +376,30 @@ class Release:
     reason: str = ""
     min_memory_mb: int = 0
     min_gpu_memory_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a worker tells and asks at one time: ended attempts, leases to extend, jobs it wants."""
+
+    worker_id: str
+    reports: Sequence[Report] = ()
+    renewals: Sequence[AttemptRef] = ()
+    wanted: ClaimRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The answer to an Exchange, part by part and in its order.
+
+    What was reported counts even where the rest is refused: its worker has to register again, or
+    another process has its id.
+    """
+
+    reported: Sequence[RefVerdict] = ()
+    renewed: Sequence[RefVerdict] = ()
+    claimed: Claimed | None = None
+    refusal: CortexError | None = None
 
 
 @dataclass(frozen=True, slots=True)

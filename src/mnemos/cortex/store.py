@@ -27,6 +27,8 @@ from .records import (
     DeadLetters,
     DesiredState,
     EventPage,
+    Exchange,
+    Exchanged,
     GroupCounts,
     HeartbeatRecord,
     JobFilter,
@@ -154,6 +156,12 @@ class AttemptStore(Protocol):
         """Give jobs back to the queue at once, without charging a retry.
 
         What they turned out to need is asked of the next worker.
+        """
+
+    async def exchange(self, told: Exchange) -> Exchanged:
+        """Do what `report`, `renew` and `claim` do, in this order and in one commit.
+
+        If the caller is cancelled meanwhile, what was claimed is released again.
         """
 
     async def reap(self) -> Reaped:

@@ -24,6 +24,7 @@ from mnemos.cortex.records import (
     AttemptRef,
     Chunk,
     ClaimRequest,
+    Exchange,
     Fence,
     JobFilter,
     LoadedModel,
@@ -314,5 +315,43 @@ async def test_many_jobs_lost_at_once_go_back_together(tools: StoreTools, number
     states = [(await tools.store.get_job(job_id)).status for job_id in jobs]
     assert states == [JobState.CANCELLED] + [JobState.PENDING] * (5 * number - 1)
     for job_id in jobs:
+        await check_log(tools, job_id)
+    await check_books(tools)
+
+
+async def test_what_a_worker_tells_and_asks_at_once_is_one_commit(tools: StoreTools) -> None:
+    ended, running, lost = await hold_jobs(tools, 3)
+    waiting = await tools.submit()
+    tools.clock.turn(LEASE / 2)
+    exchanges = [
+        Exchange(
+            worker_id="wrk_a",
+            reports=[completed(ended)],
+            renewals=[AttemptRef(running, 1), AttemptRef(ended, 1), AttemptRef(lost, 2)],
+            wanted=ClaimRequest(worker_id="wrk_a", max_jobs=2),
+        ),
+        Exchange(
+            worker_id="wrk_b",
+            reports=[completed(running)],
+            renewals=[AttemptRef(running, 1)],
+            wanted=ClaimRequest(worker_id="wrk_b", max_jobs=2),
+        ),
+        Exchange(worker_id="wrk_a"),
+    ]
+    ours, theirs, nothing = await together(tools, *(tools.store.exchange(one) for one in exchanges))
+    assert [one.verdict for one in ours.reported] == [Fence.ACCEPTED]
+    assert [one.verdict for one in ours.renewed] == [Fence.ACCEPTED, Fence.STALE, Fence.STALE]
+    assert [one.job.job_id for one in ours.claimed.jobs] == [waiting]
+    assert ours.refusal is None
+    assert [one.verdict for one in theirs.reported] == [Fence.STALE]
+    assert isinstance(theirs.refusal, WorkerUnknownError)
+    assert theirs.claimed is None
+    assert (nothing.reported, nothing.renewed, nothing.claimed) == ((), (), None)
+    tools.clock.turn(LEASE / 2 + 1)
+    await tools.store.reap()
+    assert (await tools.store.get_job(ended)).status is JobState.COMPLETED
+    assert (await tools.store.get_job(running)).status is JobState.ACQUIRED
+    assert (await tools.store.get_job(lost)).status is JobState.PENDING
+    for job_id in (ended, running, lost, waiting):
         await check_log(tools, job_id)
     await check_books(tools)

@@ -24,7 +24,7 @@ from ..records import (
 )
 from ..state_machine import JobState, Outcome
 from .carry_out import Ledger, Random
-from .jobs_loaded import LoadedJob, load_jobs, load_pasts, load_streams
+from .jobs_loaded import Jobs, LoadedJob, load_jobs, load_pasts, load_streams
 from .lanes import raise_needs
 from .log_lines import token_text
 from .many import INT, TEXT, Among, Many, Values
@@ -64,8 +64,15 @@ def renew(
     tx: Transaction, calls: Sequence[Renewals], *, lease_seconds: float
 ) -> list[list[RefVerdict] | WorkerUnknownError]:
     """Extend leases to a whole lease from now; the answer to an unknown worker is an error."""
-    known = {row["worker_id"] for row in tx.among(_SEEN, _workers(calls), now=tx.now)}
     jobs = load_jobs(tx, {ref.job_id for _, refs in calls for ref in refs})
+    return renew_loaded(tx, jobs, calls, lease_seconds=lease_seconds)
+
+
+def renew_loaded(
+    tx: Transaction, jobs: Jobs, calls: Sequence[Renewals], *, lease_seconds: float
+) -> list[list[RefVerdict] | WorkerUnknownError]:
+    """Do it with jobs that were read."""
+    known = {row["worker_id"] for row in tx.among(_SEEN, _workers(calls), now=tx.now)}
     ledger = Ledger(tx)
     answers: list[list[RefVerdict] | WorkerUnknownError] = []
     for worker_id, refs in calls:
@@ -155,6 +162,13 @@ def _keep(ledger: Ledger, loaded: LoadedJob, chunk: Chunk) -> None:
 def report(tx: Transaction, calls: Sequence[Reports], *, random: Random) -> list[list[RefVerdict]]:
     """End attempts as their workers say."""
     jobs = load_jobs(tx, {said.job_id for _, reports in calls for said in reports})
+    return report_loaded(tx, jobs, calls, random=random)
+
+
+def report_loaded(
+    tx: Transaction, jobs: Jobs, calls: Sequence[Reports], *, random: Random
+) -> list[list[RefVerdict]]:
+    """Do it with jobs that were read."""
     load_pasts(tx, jobs, _refs(calls))
     ledger, results = Ledger(tx, random), Results(tx)
     completed: Counter[str] = Counter()

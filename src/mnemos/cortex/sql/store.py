@@ -23,6 +23,8 @@ from ..records import (
     DeadLetters,
     DesiredState,
     EventPage,
+    Exchange,
+    Exchanged,
     GroupCounts,
     HeartbeatRecord,
     JobFilter,
@@ -43,6 +45,7 @@ from ..records import (
 from . import (
     attempts,
     claiming,
+    exchanging,
     fleet,
     people,
     pruning,
@@ -89,6 +92,7 @@ class SqlStore:
         self._claim = partial(claiming.claim, lease_seconds=lease_seconds)
         self._renew = partial(attempts.renew, lease_seconds=lease_seconds)
         self._report = partial(attempts.report, random=random)
+        self._exchange = partial(exchanging.exchange, lease_seconds=lease_seconds, random=random)
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
 
@@ -278,6 +282,16 @@ class SqlStore:
             jobs=[release.job_id for release in releases],
         )
 
+    async def exchange(self, told: Exchange) -> Exchanged:
+        """Report, renew and claim in one commit; a claim whose caller is gone is released."""
+        return await self._writer.run_combined(
+            self._exchange,
+            told,
+            undo=partial(_release_exchanged, told.worker_id),
+            workers=[told.worker_id],
+            jobs=exchanging.jobs_named(told),
+        )
+
     async def reap(self) -> Reaped:
         """End what is overdue: leases, timeouts, silent workers."""
         return await self._writer.run(self._reap)
@@ -378,3 +392,10 @@ def _release_claimed(
     reason = "the worker went away before it was given the job"
     releases = [Release(one.job.job_id, one.job.attempt, reason) for one in claimed.jobs]
     return lambda tx: attempts.release(tx, [(worker_id, releases)])[0]
+
+
+def _release_exchanged(
+    worker_id: str, exchanged: Exchanged
+) -> Callable[[Transaction], list[RefVerdict]] | None:
+    claimed = exchanged.claimed
+    return None if claimed is None else _release_claimed(worker_id, claimed)
