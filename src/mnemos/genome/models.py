@@ -32,6 +32,8 @@ Label = Annotated[str, Field(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Field(max_length=64)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(bounded_json)]
 InputSchema = Annotated[dict[str, Any] | None, AfterValidator(json_schema)]
+Signature = JsonObject | None
+"""What vouches for the files, as whoever signed made it; GENOME keeps it and does not judge it."""
 Description = Annotated[str, Field(max_length=8192)]
 
 
@@ -109,6 +111,7 @@ class ModelSpec(_Strict):
     tags: Labels = Field(default_factory=list)
     metadata: JsonObject = Field(default_factory=dict)
     input_schema: InputSchema = None
+    signature: Signature = None
 
     @model_validator(mode="before")
     @classmethod
@@ -157,13 +160,17 @@ class ModelUpdate(_Strict):
     tags: Labels | None = None
     metadata: JsonObject | None = None
     input_schema: InputSchema = None
+    signature: Signature = None
 
     def applied_to(self, spec: ModelSpec) -> ModelSpec:
-        """Return `spec` with the given fields in place; `input_schema: null` takes it away."""
+        """Return `spec` with the given fields in place.
+
+        null takes away an `input_schema` or a `signature`; elsewhere it changes nothing.
+        """
         changes = {
             name: value
             for name, value in self.model_dump(exclude_unset=True).items()
-            if value is not None or name == "input_schema"
+            if value is not None or name in ("input_schema", "signature")
         }
         return ModelSpec.model_validate(spec.model_dump() | changes)
 

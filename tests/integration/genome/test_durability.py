@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from ports import lasting_ports
 
 from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeUnavailableError
@@ -35,9 +36,7 @@ START_SECONDS = 30.0
 @pytest.fixture
 def port() -> int:
     """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return lasting_ports(1)[0]
 
 
 @pytest.fixture

@@ -171,6 +171,21 @@ async def test_an_update_changes_what_it_names_and_no_more(
     assert cleared.input_schema is None
 
 
+async def test_a_signature_goes_with_the_files_or_by_an_update(
+    genome: GenomeClient, make_body: MakeBody
+) -> None:
+    await genome.register(make_body(signature={"bundle": "one"}))
+    described = await genome.update("tiny", "1", {"description": "new"})
+    assert described.signature == {"bundle": "one"}
+    signed = await genome.update("tiny", "1", {"signature": {"bundle": "two"}})
+    assert signed.signature == {"bundle": "two"}
+    assert (await genome.update("tiny", "1", {"signature": None})).signature is None
+    replaced, _ = await genome.register(make_body(signature={"bundle": "three"}), replace=True)
+    assert replaced.signature == {"bundle": "three"}
+    replaced, _ = await genome.register(make_body(), replace=True)
+    assert replaced.signature is None
+
+
 async def test_deleting_forgets_one_version(genome: GenomeClient, make_body: MakeBody) -> None:
     await genome.register(make_body())
     await genome.register(make_body(version="2"))
