@@ -6,7 +6,8 @@ import signal
 
 import psutil
 import pytest
-from stack import MNEMOS, Stack, free_ports, wait_until
+from ports import lasting_ports
+from stack import MNEMOS, Stack, wait_until
 from tiny_stack import finished, running, tiny_job
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -111,7 +112,7 @@ def test_sigterm_lets_short_jobs_finish(stack: Stack) -> None:
 
 
 def test_a_killed_up_leaves_nothing_behind_and_starts_again_at_once(stack: Stack) -> None:
-    http_port, grpc_port, genome_port, worker_port = free_ports(4)
+    http_port, grpc_port, genome_port, worker_port = lasting_ports(4)
     command = [
         *MNEMOS,
         "up",

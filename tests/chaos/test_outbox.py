@@ -20,7 +20,7 @@ TOKENS = 1000
 @pytest.fixture
 def patient_stack(tmp_path: Path, tiny_model: Path) -> Iterator[Stack]:
     """Leases that last until jobs have finished without CORTEX."""
-    with running_stack(tmp_path, CORTEX_LEASE_SECONDS="15") as stack:
+    with running_stack(tmp_path, CORTEX_LEASE_SECONDS="60") as stack:
         stack.start_platform()
         stack.mnemos("models", "push", str(tiny_model), "--name", TINY)
         yield stack

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import lasting_ports
 from pydantic import SecretStr
 
 from mnemos.engram.errors import EngramError
@@ -57,7 +56,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     folder = tmp_path_factory.mktemp("seaweedfs")
     access_key, secret_key = "test-access-key", "test-secret-key"
     config = _write_config(folder, access_key, secret_key)
-    ports = _free_ports(8)
+    ports = lasting_ports(8)
     server = S3Server(f"127.0.0.1:{ports[0]}", access_key, secret_key)
     log_path = folder / "weed.log"
     with log_path.open("wb") as log:
@@ -119,14 +118,6 @@ def _command(folder: Path, config: Path, ports: list[int]) -> list[str]:
         # A missing bucket must be an error, as it is on every other S3.
         "-s3.autoCreateBucket=false",
     ]
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _die_with_parent() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,26 +13,12 @@ from typing import Any, Self
 
 import httpx2
 from cortex_tools import eventually
+from ports import lasting_ports
 from stack import Process, Stack
 
 CORTEX = [sys.executable, "-m", "mnemos.cortex"]
 START_SECONDS = 60.0
 """How long a process may take to serve, however busy the machine is."""
-
-
-def lasting_ports(count: int) -> list[int]:
-    """Return ports to listen on again and again.
-
-    They lie below those that the system gives to outgoing connections: while a server is down,
-    its clients' own connections could take its port from there, or even meet themselves.
-    """
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(10_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-    return ports
 
 
 @dataclass(slots=True)

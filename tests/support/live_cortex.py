@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from stack import free_ports
+from ports import lasting_ports
 
 START_SECONDS = 30.0
 BATCH = 500
@@ -23,7 +23,7 @@ class LiveCortex:
     """One CORTEX on two fixed ports; made by live_cortex()."""
 
     def __init__(self, folder: Path, settings: dict[str, object]) -> None:
-        self.http_port, self.grpc_port = free_ports(2)
+        self.http_port, self.grpc_port = lasting_ports(2)
         self.log = folder / "cortex.log"
         mine = {
             "data_dir": folder / "cortex",

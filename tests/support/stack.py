@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,20 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
+from ports import lasting_ports
 
 MNEMOS = [sys.executable, "-m", "mnemos.cli.main"]
 NEURON = [sys.executable, "-m", "neuron.worker"]
 
 T = TypeVar("T")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return `count` TCP ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 def wait_until(
@@ -155,7 +146,7 @@ class Stack:
 
     def start_worker(self, **settings: str | int | float) -> tuple[Process, int]:
         """Start a worker; return it and its API port at once, ready or not."""
-        (port,) = free_ports(1)
+        (port,) = lasting_ports(1)
         variables = {
             "cortex_grpc_url": f"127.0.0.1:{self.grpc_port}",
             "genome_http_url": self.genome_url,
@@ -249,7 +240,7 @@ def _clean_environment() -> dict[str, str]:
 @contextlib.contextmanager
 def running_stack(root: Path, **environment: str) -> Iterator[Stack]:
     """Yield a stack with free ports and nothing started; kill all of it at the end."""
-    http_port, grpc_port, genome_port = free_ports(3)
+    http_port, grpc_port, genome_port = lasting_ports(3)
     stack = Stack(root, http_port, grpc_port, genome_port, dict(environment))
     try:
         yield stack

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from cortex_tools import eventually
+from ports import lasting_ports
 
 BODY = {
     "model": {"family": "tiny", "version": "1", "runtime": "transformers"},
@@ -26,12 +27,7 @@ Listener = Callable[[], int]
 
 @pytest.fixture
 def free_port() -> Listener:
-    def draw() -> int:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            return int(one.getsockname()[1])
-
-    return draw
+    return lambda: lasting_ports(1)[0]
 
 
 @asynccontextmanager
