@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -16,6 +15,8 @@ from uuid import uuid4
 
 import msgspec
 import structlog
+
+from mnemos.engram.digest import manifest_checksum
 
 from ..clients.engram_client import RemoteFile
 from ..errors import ArtifactCorruptError, InvalidInputError, NeuronError
@@ -73,6 +74,13 @@ class ModelCache:
         except (OSError, msgspec.MsgspecError):
             return None
         return folder if whole and (digest is None or marker.digest == digest) else None
+
+    def digest(self, model_key: str) -> str | None:
+        """Return the digest of a cached model, "sha256:<hex>"; None if it is not here whole."""
+        folder = self.get(model_key)
+        if folder is None:
+            return None
+        return msgspec.json.decode((folder / MARKER).read_bytes(), type=_Marker).digest
 
     def set(self, model_key: str, model_path: Path, manifest: Manifest | None = None) -> Path:
         """Make `model_path`, a staging folder, the model's folder in place of any other."""
@@ -169,7 +177,7 @@ def parse_manifest(metadata: dict[str, Any], family: str, version: str) -> Manif
     if len({file.path for file in files}) != len(files):
         raise ArtifactCorruptError(f"GENOME names a file of {family}:{version} twice")
     bucket = artifact.get("bucket")
-    return Manifest(bucket if isinstance(bucket, str) else "", path, files, _digest(path, files))
+    return Manifest(bucket if isinstance(bucket, str) else "", path, files, _digest(files))
 
 
 def _file(entry: Any, family: str, version: str) -> RemoteFile:
@@ -204,9 +212,8 @@ def _check_path(path: str, family: str, version: str) -> None:
         )
 
 
-def _digest(path: str, files: tuple[RemoteFile, ...]) -> str:
-    listed = sorted((file.path, file.size, file.sha256) for file in files)
-    return hashlib.sha256(msgspec.json.encode([path, listed])).hexdigest()
+def _digest(files: tuple[RemoteFile, ...]) -> str:
+    return manifest_checksum((file.path, file.size, file.sha256) for file in files)
 
 
 def manifest_of_folder(folder: Path) -> Manifest:
@@ -216,7 +223,7 @@ def manifest_of_folder(folder: Path) -> Manifest:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MARKER
     )
-    return Manifest("", "", files, _digest("", files))
+    return Manifest("", "", files, _digest(files))
 
 
 def _write_durably(path: Path, content: bytes) -> None:

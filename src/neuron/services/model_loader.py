@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +23,28 @@ logger = structlog.get_logger(__name__)
 tracer = trace.get_tracer(__name__)
 
 OnProgress = Callable[[str], None]
+OnTransfer = Callable[[int, int], None]
+"""Called on the event loop with the bytes that are here, and those of the whole model.
+
+The first call comes when the download begins and names what was here already; it is also called
+while another worker of this machine downloads.
+"""
 _GIB = 1024**3
 _SPARE_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInUse:
+    """A model that stays on this machine's disk while it is held."""
+
+    path: Path
+    """The folder of its files."""
+    digest: str
+    """The model's digest, "sha256:<hex>" over its files: what GENOME calls artifact.checksum.
+
+    Empty only for files that an older version cached without one, while GENOME is down.
+    """
 
 
 class ModelCatalogue(Protocol):
@@ -68,11 +88,16 @@ class ModelLoaderService:
         logger.info("model_loader_initialized", cache_dir=str(settings.model_cache_dir))
 
     async def load_model(
-        self, family: str, version: str, on_progress: OnProgress | None = None
+        self,
+        family: str,
+        version: str,
+        on_progress: OnProgress | None = None,
+        on_transfer: OnTransfer | None = None,
     ) -> Path:
         """Return the folder of the model's files, downloading them if necessary.
 
-        `on_progress` gets sentences for a person ("downloading the model, 37 %").
+        `on_progress` gets sentences for a person ("downloading the model, 37 %"), `on_transfer`
+        bytes; neither is called when the model is here. `using` also keeps it here.
 
         Raises:
             InvalidInputError: names that could lead out of the cache.
@@ -86,10 +111,40 @@ class ModelLoaderService:
             span.set_attribute("model.family", family)
             span.set_attribute("model.version", version)
             async with self._locks.setdefault(model_key, asyncio.Lock()):
-                return await self._load(family, version, model_key, on_progress or _nobody)
+                return await self._load(
+                    family, version, model_key, on_progress or _nobody, on_transfer
+                )
+
+    @asynccontextmanager
+    async def using(
+        self,
+        family: str,
+        version: str,
+        on_progress: OnProgress | None = None,
+        on_transfer: OnTransfer | None = None,
+    ) -> AsyncIterator[ModelInUse]:
+        """Load the model and hold it: no worker of this machine evicts it before the block ends.
+
+        Hold it for as long as an engine has the model. Many may hold one model; what is held
+        ends with the process. The digest is that of the files at `path`. Raises as load_model.
+        """
+        path = await self.load_model(family, version, on_progress, on_transfer)
+        yield ModelInUse(path, await self.digest(family, version) or "")
+
+    async def digest(self, family: str, version: str) -> str | None:
+        """Return the digest of the model as it lies in the cache; None if it does not.
+
+        Asks the disk, not GENOME. Raises InvalidInputError for names that cannot be.
+        """
+        return await asyncio.to_thread(self.cache.digest, f"{family}:{version}")
 
     async def _load(
-        self, family: str, version: str, model_key: str, on_progress: OnProgress
+        self,
+        family: str,
+        version: str,
+        model_key: str,
+        on_progress: OnProgress,
+        on_transfer: OnTransfer | None,
     ) -> Path:
         try:
             metadata = await self._fetch_metadata(family, version)
@@ -103,7 +158,7 @@ class ModelLoaderService:
         async with self._only_process(model_key, on_progress):
             if cached := await asyncio.to_thread(self.cache.get, model_key, manifest.digest):
                 return cached
-            path = await self._download_model(model_key, manifest, on_progress)
+            path = await self._download_model(model_key, manifest, on_progress, on_transfer)
         logger.info("model_loaded", model=model_key, path=str(path))
         return path
 
@@ -124,12 +179,16 @@ class ModelLoaderService:
             raise
 
     async def _download_model(
-        self, model_key: str, manifest: Manifest, on_progress: OnProgress
+        self,
+        model_key: str,
+        manifest: Manifest,
+        on_progress: OnProgress,
+        on_transfer: OnTransfer | None,
     ) -> Path:
         await asyncio.to_thread(self._check_room, model_key, manifest)
         logger.info("downloading_model", model=model_key, size_mb=manifest.total_bytes // 2**20)
         staging = await asyncio.to_thread(self.cache.new_staging)
-        progress = _Progress(manifest.total_bytes, on_progress, self._metrics)
+        progress = _Progress(manifest.total_bytes, on_progress, on_transfer, self._metrics)
         try:
             await self.engram_client.download_files(
                 manifest.artifact_path,
@@ -185,9 +244,16 @@ class ModelLoaderService:
 class _Progress:
     """Counts bytes and speaks at each whole percent."""
 
-    def __init__(self, total: int, tell: OnProgress, metrics: WorkerMetrics | None) -> None:
+    def __init__(
+        self,
+        total: int,
+        tell: OnProgress,
+        transferred: OnTransfer | None,
+        metrics: WorkerMetrics | None,
+    ) -> None:
         self._total = max(1, total)
         self._tell = tell
+        self._transferred = transferred
         self._metrics = metrics
         self._done = 0
         self._told = -1
@@ -200,6 +266,8 @@ class _Progress:
         if percent != self._told:
             self._told = percent
             self._tell(f"downloading the model, {percent} %")
+            if self._transferred is not None:
+                self._transferred(self._done, self._total)
 
 
 def _nobody(_: str) -> None:
