@@ -8,6 +8,8 @@
     ├── DamagedObjectError        damaged_object       not the bytes that were promised
     ├── AccessDeniedError         access_denied        the keys are wrong or lack a right
     ├── StorageUnavailableError   storage_unavailable  out of reach, full or failing: try again
+    ├── CacheFullError            cache_full           what could make room is in use: try again
+    │   └── OverBudgetError       cache_full           it would not fit an empty cache either
     └── LocalDiskError            local_disk           this machine's disk, not the storage
 
 May the same call be sent again? (`retryable`) Whose fault is it? (`code`)
@@ -70,6 +72,19 @@ class StorageUnavailableError(EngramError):
 
     code = "storage_unavailable"
     retryable = True
+
+
+class CacheFullError(EngramError):
+    """The models in use leave no room for another on this machine's disk."""
+
+    code = "cache_full"
+    retryable = True
+
+
+class OverBudgetError(CacheFullError):
+    """A model that would not fit this machine's cache even if it were empty."""
+
+    retryable = False
 
 
 class LocalDiskError(EngramError):
