@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -14,8 +15,11 @@ import httpx2
 import structlog
 
 from .errors import CortexError
+from .input_schema.checker import InputSchema
 
 CACHE_SECONDS = 10.0
+STALE_SECONDS = 600.0
+"""So long an answer does when GENOME cannot be asked whether it still holds."""
 AWAY_SECONDS = 1.0
 """After a failure GENOME is let alone this long, so that a batch does not wait for each job."""
 MAX_CACHED = 1000
@@ -32,6 +36,14 @@ class CatalogModel:
     runtime: str
     runtime_config: Mapping[str, Any] = field(default_factory=dict)
     """How the model is run on its runtime unless a job says otherwise."""
+    min_memory_mb: int = 0
+    min_gpu_memory_mb: int = 0
+    input_schema: InputSchema | None = None
+    """What its inputs must be."""
+
+
+_Name = tuple[str, str | None]
+"""A family, and a version or a tag."""
 
 
 class ModelUnknownError(CortexError):
@@ -50,23 +62,34 @@ class ModelCatalog(Protocol):
     """Knows which models there are."""
 
     async def find(self, family: str, version: str | None) -> CatalogModel:
-        """Return a model, the newest version by default.
+        """Return the model that a version or a tag names, the newest version by default.
 
         Raises ModelUnknownError, CatalogUnavailableError.
         """
 
 
+@dataclass(slots=True)
+class _Known:
+    """An answer, when it came, and what GENOME calls this state of it."""
+
+    model: CatalogModel
+    at: float
+    etag: str | None
+
+
 class GenomeCatalog:
     """A ModelCatalog that asks GENOME over HTTP, and remembers an answer for some seconds.
 
-    An async context manager; its timeouts are short because a submitter waits.
+    Then GENOME is asked whether it still holds; while that is under way, or GENOME away, it does
+    for a while. An async context manager; its timeouts are short because a submitter waits.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
         self._url = url.rstrip("/")
         self._client = httpx2.AsyncClient(timeout=timeout_seconds)
         self._away_until = 0.0
-        self._known: dict[tuple[str, str | None], tuple[float, CatalogModel]] = {}
+        self._known: dict[_Name, _Known] = {}
+        self._asking: set[_Name] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,33 +103,57 @@ class GenomeCatalog:
         await self._client.aclose()
 
     async def find(self, family: str, version: str | None) -> CatalogModel:
-        """Return a model, the newest version by default."""
-        key = (family, version)
-        known = self._known.get(key)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
+        """Return the model that a version or a tag names, the newest version by default."""
+        name = (family, version)
+        known = self._known.get(name)
+        age = STALE_SECONDS if known is None else time.monotonic() - known.at
+        if known is None or age >= STALE_SECONDS:
+            return await self._ask(name, None)
+        if age < CACHE_SECONDS or name in self._asking:
+            return known.model
+        self._asking.add(name)
+        try:
+            return await self._ask(name, known)
+        except CatalogUnavailableError:
+            return known.model
+        finally:
+            self._asking.discard(name)
+
+    async def _ask(self, name: _Name, known: _Known | None) -> CatalogModel:
         if time.monotonic() < self._away_until:
             raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.")
-        model = await self._ask(family, version)
+        answer = await self._get(name, known.etag if known else None)
+        if known is not None and answer.status_code == 304:
+            known.at = time.monotonic()
+            return known.model
+        try:
+            body: Any = answer.json()
+        except ValueError as error:
+            raise self._away(error) from error
+        if answer.status_code == 404:
+            self._known.pop(name, None)
+            raise ModelUnknownError(_message(body, name[0]))
+        model = _read_model(answer.status_code, body, self._url)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
-        self._known[key] = (time.monotonic() + CACHE_SECONDS, model)
+        self._known[name] = _Known(model, time.monotonic(), answer.headers.get("etag"))
         return model
 
-    async def _ask(self, family: str, version: str | None) -> CatalogModel:
-        parameters = {} if version is None else {"version": version}
+    async def _get(self, name: _Name, etag: str | None) -> httpx2.Response:
+        family, version = name
         try:
-            answer = await self._client.get(
-                f"{self._url}/api/v1/models/{quote(family, safe='')}", params=parameters
+            return await self._client.get(
+                f"{self._url}/api/v1/models/{quote(family, safe='')}",
+                params={} if version is None else {"version": version},
+                headers={} if etag is None else {"if-none-match": etag},
             )
-            body: Any = answer.json()
-        except (httpx2.HTTPError, ValueError) as error:
-            self._away_until = time.monotonic() + AWAY_SECONDS
-            _log.warning("genome.unreachable", url=self._url, error=str(error))
-            raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.") from error
-        if answer.status_code == 404:
-            raise ModelUnknownError(_message(body, family))
-        return _read_model(answer.status_code, body, self._url)
+        except httpx2.HTTPError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> CatalogUnavailableError:
+        self._away_until = time.monotonic() + AWAY_SECONDS
+        _log.warning("genome.unreachable", url=self._url, error=str(error))
+        return CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.")
 
 
 def _message(body: Any, family: str) -> str:
@@ -126,11 +173,28 @@ def _read_model(status: int, body: Any, url: str) -> CatalogModel:
             _word(body["version"]),
             _word(runtime["type"]),
             dict(runtime.get("config") or {}),
+            *_needs(body.get("requirements") or {}),
+            _schema(body.get("input_schema")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CatalogUnavailableError(
             f"GENOME at {url} gave an answer that CORTEX cannot read."
         ) from error
+
+
+def _needs(told: Mapping[str, Any]) -> tuple[int, int]:
+    """Memory and GPU memory in MiB."""
+    given = (told.get("min_ram_gb") or 0, told.get("min_gpu_memory_gb") or 0)
+    memory_mb, gpu_memory_mb = (math.ceil(float(gib) * 1024) for gib in given)
+    return memory_mb, gpu_memory_mb
+
+
+def _schema(told: Any) -> InputSchema | None:
+    if not told:
+        return None
+    if not isinstance(told, dict):
+        raise ValueError(told)
+    return InputSchema.of(told)
 
 
 def _word(value: Any) -> str:

@@ -98,7 +98,9 @@ class CortexServer:
         if settings.genome_url:
             catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
         results = _result_objects(settings)
-        app = create_app(ApiContext(self.store, self.notifier, self.metrics, catalog, results))
+        context = ApiContext(self.store, self.notifier, self.metrics, catalog, results)
+        stack.push_async_callback(context.inputs.close)
+        app = create_app(context)
         http = HttpServer(
             app,
             settings.http_host,

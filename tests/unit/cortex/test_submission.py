@@ -15,6 +15,7 @@ from mnemos.cortex.genome_lookup import (
     CatalogUnavailableError,
     ModelUnknownError,
 )
+from mnemos.cortex.input_schema.checker import InputChecker
 from mnemos.cortex.records import DesiredState, NewJob, WorkerRecord
 from mnemos.http import ApiError
 from neuron.models.sampling import SamplingParameters
@@ -74,8 +75,12 @@ class Bare(Catalog):
         return replace(await super().find(family, version), runtime_config={})
 
 
+def preparation(catalog: Catalog | None, workers: Workers | None = None) -> Preparation:
+    return Preparation(catalog, workers or Workers(), InputChecker())
+
+
 async def prepare(job: JobSubmit, catalog: Catalog, key: str | None = None) -> NewJob:
-    return await Preparation(catalog, Workers()).prepare(job, key)
+    return await preparation(catalog).prepare(job, key)
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -225,7 +230,7 @@ async def test_without_genome_a_job_must_name_both_and_is_taken_then() -> None:
     new = await prepare(parse_job(named), away)
     assert (new.version, new.runtime) == ("7", "vllm")
     with pytest.raises(ApiError, match=r"model\.version"):
-        await Preparation(None, Workers()).prepare(parse_job(body()))
+        await preparation(None).prepare(parse_job(body()))
 
 
 async def test_a_job_too_big_for_a_message_is_a_413() -> None:
@@ -357,9 +362,9 @@ async def test_training_needs_a_worker_that_offers_it(job_type: str) -> None:
     job = parse_job(body(job_type=job_type))
     for workers in (Workers(), Workers("inference"), Workers(job_type, lost=True)):
         with pytest.raises(ApiError, match=f"runs jobs of type {job_type}") as caught:
-            await Preparation(Catalog(), workers).prepare(job)
+            await preparation(Catalog(), workers).prepare(job)
         assert (caught.value.status_code, caught.value.field) == (422, "job_type")
-    new = await Preparation(Catalog(), Workers(job_type)).prepare(job)
+    new = await preparation(Catalog(), Workers(job_type)).prepare(job)
     assert new.job_type == job_type
 
 
@@ -378,7 +383,7 @@ async def test_an_adapter_must_be_registered(given: dict[str, Any]) -> None:
     assert "style:9" in error.message
     given["model"] = {"family": "tiny", "version": "1", "runtime": "transformers"}
     await prepare(parse_job(given), Catalog(reachable=False))
-    await Preparation(None, Workers()).prepare(parse_job(given))
+    await preparation(None).prepare(parse_job(given))
 
 
 async def test_the_catalogues_settings_are_the_default_on_the_models_own_runtime() -> None:
@@ -393,7 +398,7 @@ async def test_the_catalogues_settings_are_the_default_on_the_models_own_runtime
 
 async def test_the_request_hash_does_not_see_the_catalogues_settings() -> None:
     job = parse_job(body())
-    bare = await Preparation(Bare(), Workers()).prepare(job)
+    bare = await preparation(Bare()).prepare(job)
     assert bare.request_hash == (await prepare(job, Catalog())).request_hash
     assert bare.runtime_config == "{}"
 

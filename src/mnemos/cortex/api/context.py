@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from ..big_results import ResultObjects
 from ..genome_lookup import ModelCatalog
+from ..input_schema.checker import InputChecker
 from ..notifier import Notifier
 from ..store import Store
 from ..telemetry import CortexMetrics
@@ -24,6 +25,7 @@ class ApiContext:
     catalog: ModelCatalog | None = None
     results: ResultObjects | None = None
     """Where big results are, if CORTEX was told."""
+    inputs: InputChecker = field(default_factory=InputChecker)
 
 
 async def _context(request: Request) -> ApiContext:

@@ -222,7 +222,7 @@ async def _job_answer(cortex: ApiContext, job_id: str, status: int = 200) -> Res
 
 
 def _preparation(cortex: ApiContext) -> Preparation:
-    return Preparation(cortex.catalog, cortex.store)
+    return Preparation(cortex.catalog, cortex.store, cortex.inputs)
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mnemos.http import ApiError, invalid_input, unavailable
 
@@ -20,10 +21,11 @@ ECHO_VERSION = "1"
 
 
 async def resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogModel:
-    """Return the model that a job means, with the runtime it is to run on.
+    """Return the version of a model that a job means, with the runtime it is to run on.
 
-    The catalogue's settings come with it where that runtime is the model's own. A job that names
-    everything goes through while the catalogue is away. Raises ApiError.
+    A tag is followed here, so that a retry runs the same version. The catalogue's settings come
+    with it where that runtime is the model's own. A job that names everything goes through while
+    the catalogue is away. Raises ApiError.
     """
     if model.runtime == ECHO:
         return CatalogModel(model.family, model.version or ECHO_VERSION, ECHO)
@@ -48,7 +50,7 @@ async def resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogMo
         raise unavailable(f"{error.message} Give model.version and model.runtime.") from error
     if model.runtime in (None, known.runtime):
         return known
-    return CatalogModel(known.family, known.version, model.runtime)
+    return replace(known, runtime=model.runtime, runtime_config={})
 
 
 async def check_adapters(names: Sequence[str], catalog: ModelCatalog | None) -> None:

@@ -51,11 +51,13 @@ class QuickSubmit:
 
     async def _prepared(self, scope: Scope, messages: Iterable[Message]) -> NewJob | None:
         """The job that is asked for; None where anything is wrong with it."""
+        context = self._context
         try:
             key = _key_of(scope)
             body = json.loads(b"".join(message["body"] for message in messages))
             job = JobSubmit.model_validate(body)
-            return await Preparation(self._context.catalog, self._context.store).prepare(job, key)
+            preparation = Preparation(context.catalog, context.store, context.inputs)
+            return await preparation.prepare(job, key)
         except (ApiError, CortexError, ValidationError, LookupError, ValueError, RecursionError):
             return None
 

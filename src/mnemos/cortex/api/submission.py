@@ -12,8 +12,10 @@ from mnemos.http import ApiError, describe_validation_errors, invalid_input
 
 from ..genome_lookup import ModelCatalog
 from ..ids import new_id
+from ..input_schema.checker import InputChecker
 from ..records import NewJob, WorkerRecord
 from .depth import check_depth
+from .input_check import InputCheck
 from .models import check_adapters, resolve
 from .rows import ROW_JOB_TYPES, adapters_of, check_parameters, check_rows
 from .schemas import JobSubmit, Retry
@@ -43,13 +45,17 @@ class WorkerList(Protocol):
 class Preparation:
     """What jobs are checked against when they are submitted."""
 
-    def __init__(self, catalog: ModelCatalog | None, workers: WorkerList) -> None:
+    def __init__(
+        self, catalog: ModelCatalog | None, workers: WorkerList, inputs: InputChecker
+    ) -> None:
         self._catalog = catalog
         self._workers = workers
+        self._inputs = InputCheck(inputs)
 
     async def prepare(self, job: JobSubmit, key: str | None = None) -> NewJob:
         """Look the model up, and write the job as it is stored. Raises ApiError.
 
+        What the model requires joins what the job does: it may ask for more, not for less.
         `key` is an idempotency key that came beside the job.
         """
         check_parameters(job)
@@ -63,6 +69,7 @@ class Preparation:
         model = await resolve(job.model, self._catalog)
         check_rows(job, model.runtime)
         await check_adapters(adapters_of(job), self._catalog)
+        await self._inputs.check(job, texts["input"], model)
         config = {**model.runtime_config, **job.model.runtime_config}
         retry_config = job.retry_config.model_dump_json() if job.retry_config else _USUAL_RETRY
         return NewJob(
@@ -78,8 +85,8 @@ class Preparation:
             retry_config=retry_config,
             metadata=texts["metadata"],
             request_hash=_hash_of(job) if key else "",
-            min_memory_mb=job.requirements.min_memory_mb,
-            min_gpu_memory_mb=job.requirements.min_gpu_memory_mb,
+            min_memory_mb=max(job.requirements.min_memory_mb, model.min_memory_mb),
+            min_gpu_memory_mb=max(job.requirements.min_gpu_memory_mb, model.min_gpu_memory_mb),
             tags=job.requirements.tags,
             group=job.group,
             idempotency_key=key,
