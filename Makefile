@@ -31,17 +31,17 @@ demo: $(RUN_READY)
 	$(BIN)/mnemos demo
 
 # What kills, cuts and measures patience has the machine for itself; the rest shares it.
-PARALLEL ?= 2
+SIDE_BY_SIDE := -n 2 --dist loadfile
 test: $(DEV_READY)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadfile --ignore tests/chaos --ignore tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore tests/chaos --ignore tests/e2e
 	$(BIN)/python -m pytest tests/chaos tests/e2e
 endif
 
 test-vllm: $(DEV_READY) $(VLLM_READY)
-	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(ARGS)
+	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(SIDE_BY_SIDE) $(ARGS)
 
 chaos: $(DEV_READY)
 	$(BIN)/python -m pytest tests/chaos/promises -m promise $(ARGS)
