@@ -60,6 +60,11 @@ class FolderBackend:
         folder = self._root / bucket
         return await asyncio.to_thread(self._open, folder, bucket)
 
+    async def folder(self, bucket: str) -> Path:
+        """Return the folder that is the bucket. Raises BucketNotFoundError."""
+        await self.open(bucket)
+        return self._root / bucket
+
     def _open(self, folder: Path, bucket: str) -> LocalStore:
         if not folder.is_dir():
             raise bucket_not_found(self.where, bucket)

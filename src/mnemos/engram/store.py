@@ -21,8 +21,10 @@ from .failures import FOREIGN_ERRORS, translate
 from .files import (
     CHUNK_BYTES,
     DOWNLOAD_CHUNK_BYTES,
+    Expected,
     FileReader,
     OnBytes,
+    Regrouped,
     Transferred,
     local_disk_error,
     write_atomically,
@@ -89,6 +91,11 @@ class ObjectStore:
         return cls(backend, parts.netloc or MODELS_BUCKET)
 
     @property
+    def backend(self) -> Backend:
+        """The kind of storage, for what has ways of its own to each."""
+        return self._backend
+
+    @property
     def where(self) -> str:
         """Names the storage in a sentence; holds no secret."""
         return self._backend.where
@@ -147,16 +154,29 @@ class ObjectStore:
         await self._put(bucket, key, _in_chunks(data))
 
     async def upload_file(
-        self, bucket: str, key: str, path: Path, on_bytes: OnBytes | None = None
+        self,
+        bucket: str,
+        key: str,
+        path: Path,
+        on_bytes: OnBytes | None = None,
+        expected: Expected | None = None,
     ) -> Transferred:
         """Stream a file up, in parts; return its size and the SHA-256 of what was sent.
 
-        Raises LocalDiskError when the file cannot be read. On S3 a cancelled upload may leave
+        Raises LocalDiskError when the file cannot be read, and ArtifactRefusedError when it is
+        not the `expected` one: nothing is then stored. On S3 a cancelled upload may leave
         invisible parts behind, for the bucket's lifecycle rule to clear.
         """
-        async with aclosing(FileReader(path, on_bytes)) as reader:
+        async with aclosing(FileReader(path, on_bytes, expected)) as reader:
             await self._put(bucket, key, reader)
         return reader.transferred
+
+    async def upload_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store what `chunks` brings, in pieces of any size, whole or not at all.
+
+        What `chunks` raises is raised, and nothing is then stored.
+        """
+        await self._put(bucket, key, Regrouped(chunks))
 
     async def delete(self, bucket: str, key: str) -> None:
         """Remove an object; one that is not there is no error."""
