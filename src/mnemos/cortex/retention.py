@@ -34,6 +34,13 @@ class Pruned:
     jobs: int = 0
 
 
+class CountsPruned(Protocol):
+    """Who wants to know what went."""
+
+    def pruned(self, *, logs: int, jobs: int) -> None:
+        """So many are gone."""
+
+
 class StoredAnswers(Protocol):
     """Where big answers lie."""
 
@@ -57,8 +64,10 @@ class RetentionPruner:
         *,
         jobs_seconds: float,
         logs_seconds: float,
+        numbers: CountsPruned | None = None,
     ) -> None:
         self._store = store
+        self._numbers = numbers
         self._answers = answers
         self._jobs_seconds = jobs_seconds
         limits = [seconds for seconds in (jobs_seconds, logs_seconds) if seconds != FOR_EVER]
@@ -104,7 +113,10 @@ class RetentionPruner:
             await asyncio.sleep(max(SHORTEST_PAUSE_SECONDS, PAUSE_FACTOR * (clock() - began)))
 
     async def _prune_logs(self, after_seq: int) -> PrunedStep:
-        return await self._store.prune_logs(self._logs_seconds, after_seq)
+        done = await self._store.prune_logs(self._logs_seconds, after_seq)
+        if self._numbers is not None:
+            self._numbers.pruned(logs=done.jobs, jobs=0)
+        return done
 
     async def _prune_jobs(self, after_seq: int) -> PrunedStep:
         old = await self._store.find_old_jobs(self._jobs_seconds, after_seq)
@@ -112,6 +124,8 @@ class RetentionPruner:
             stuck = await self._remove_answers(self._answers, old.stored)
             old = replace(old, seqs=[seq for seq in old.seqs if seq not in stuck])
         done = await self._store.prune_jobs(old)
+        if self._numbers is not None:
+            self._numbers.pruned(logs=0, jobs=done.jobs)
         if done.groups:
             await self._store.forget_groups(done.groups)
         return done

@@ -132,6 +132,7 @@ class CortexServer:
             results,
             jobs_seconds=settings.retention_seconds,
             logs_seconds=settings.stream_retention_seconds,
+            numbers=self.metrics,
         )
         tasks.start(pruner.run(), "cortex-pruner")
         serving = tasks.start(http.serve(), "cortex-http")

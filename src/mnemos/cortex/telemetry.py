@@ -50,6 +50,14 @@ class CortexMetrics:
         self._expired = Counter(
             "neuron_leases_expired", "Attempts lost with their worker", registry=registry
         )
+        self._pruned = Counter(
+            "neuron_pruned",
+            "What was kept long enough: jobs, and logs of jobs that stay",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("jobs", "logs"):
+            self._pruned.labels(kind=kind)
         self._workers = Gauge("neuron_workers", "Workers", ["state"], registry=registry)
         self._tokens = Counter("neuron_tokens", "Tokens generated", registry=registry)
         build = Gauge("mnemos_cortex_build_info", "Version", ["version"], registry=registry)
@@ -67,6 +75,11 @@ class CortexMetrics:
             self._attempts.observe(number)
         self._tokens.inc(happened.tokens)
         self._expired.inc(happened.leases_expired)
+
+    def pruned(self, *, logs: int, jobs: int) -> None:
+        """Count what retention took away."""
+        self._pruned.labels(kind="logs").inc(logs)
+        self._pruned.labels(kind="jobs").inc(jobs)
 
     def render(self, queue: QueueNumbers, totals: Totals) -> bytes:
         """Return everything in Prometheus's text format, the gauges as they stand now."""

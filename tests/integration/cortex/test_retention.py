@@ -38,6 +38,13 @@ async def complete(cortex: Cortex) -> str:
     return job_id
 
 
+async def counted(cortex: Cortex, line: str) -> None:
+    async def is_told() -> bool:
+        return line in (await cortex.http.get("/metrics")).text
+
+    await eventually(is_told, line)
+
+
 async def test_a_log_that_is_gone_is_a_410_and_its_job_is_shown(start: Start) -> None:
     async with start(stream_retention_seconds=0.2) as cortex:
         job_id = await complete(cortex)
@@ -53,6 +60,8 @@ async def test_a_log_that_is_gone_is_a_410_and_its_job_is_shown(start: Start) ->
         job = await cortex.job(job_id)
         assert (job["status"], job["result"]) == ("completed", "Hi")
         assert [attempt["outcome"] for attempt in job["attempts"]] == ["completed"]
+
+        await counted(cortex, 'neuron_pruned_total{kind="logs"} 1.0')
 
         late = await cortex.http.get(path, headers={"Last-Event-ID": "100"})
         assert late.status_code == 200
@@ -72,9 +81,8 @@ async def test_a_job_that_is_gone_is_a_404_and_no_longer_counted(start: Start) -
         assert (stream.status_code, stream.json()["error"]["code"]) == (404, "job_not_found")
         stats = (await cortex.http.get("/api/v1/stats")).json()
         assert {name: count for name, count in stats["jobs"].items() if count} == {"pending": 1}
-        assert (
-            'neuron_jobs_total{state="completed"} 1.0' in (await cortex.http.get("/metrics")).text
-        )
+        await counted(cortex, 'neuron_jobs_total{state="completed"} 1.0')
+        await counted(cortex, 'neuron_pruned_total{kind="jobs"} 1.0')
         assert (await cortex.job(waiting))["status"] == "pending"
 
 
