@@ -406,4 +406,8 @@ async def test_a_job_too_big_for_its_worker_asks_for_more(cortex: Cortex) -> Non
     await cortex.stub.ReleaseJobs(pb.ReleaseJobsRequest(worker_id=cortex.worker_id, jobs=[release]))
     job = await cortex.job(job_id)
     assert job["requirements"] == {"min_memory_mb": 2**40, "min_gpu_memory_mb": 5, "tags": {}}
-    assert job["waiting_reason"].startswith("no worker offers more than 1000 MB of memory")
+    assert job["waiting_for"]["code"] == "memory_missing"
+    assert job["waiting_for"]["message"] == (
+        "no registered worker has 5 MiB of GPU memory (none has any), "
+        "and none 1099511627776 MiB of memory (the largest has 1000)"
+    )

@@ -32,7 +32,9 @@ async def test_a_submitted_job_is_answered_as_it_is_stored(cortex: Cortex) -> No
     assert job["retry_config"]["max_retries"] == 3
     shown = await cortex.job(job["job_id"])
     assert shown.pop("attempts") == []
-    assert shown.pop("waiting_reason") == "no worker is registered"
+    waits = {"code": "no_worker", "message": "no worker is registered"}
+    assert shown.pop("waiting_for") == waits
+    assert shown.pop("waiting_reason") == waits["message"]
     assert shown == job
 
 
@@ -201,12 +203,12 @@ async def test_cancel_and_retry(cortex: Cortex) -> None:
         (
             {"supported_runtimes": ["transformers"]},
             {"requirements": {"tags": {"zone": "b"}}},
-            ["tags zone=b"],
+            ["tag zone=b"],
         ),
         (
             {"supported_runtimes": ["transformers"]},
             {"requirements": {"min_gpu_memory_mb": 8000}},
-            ["any GPU memory", "8000 MB"],
+            ["7.81 GiB of GPU memory (none has any)"],
         ),
     ],
 )
@@ -224,7 +226,8 @@ async def test_a_job_behind_busy_or_paused_workers_says_so(cortex: Cortex) -> No
     job_id = await cortex.submit()
     beat = pb.HeartbeatRequest(worker_id=cortex.worker_id, status=pb.WORKER_STATUS_BUSY)
     await cortex.stub.Heartbeat(beat)
-    assert (await cortex.job(job_id))["waiting_reason"] == "the one fitting worker is busy"
+    waits = (await cortex.job(job_id))["waiting_for"]
+    assert waits["message"] == "the one worker that could run it is busy"
     await cortex.http.post(f"/api/v1/workers/{cortex.worker_id}/pause")
     assert "paused" in (await cortex.job(job_id))["waiting_reason"]
 

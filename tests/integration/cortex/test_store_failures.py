@@ -7,7 +7,7 @@ import json
 import pytest
 from cortex_tools import StoreTools
 
-from mnemos.cortex.api.waiting import waiting_reason
+from mnemos.cortex.api.waiting import waiting_for
 from mnemos.cortex.records import LoadedModel, ModelKey, Report
 from mnemos.cortex.state_machine import JobState
 
@@ -147,7 +147,5 @@ async def test_a_job_too_big_for_all_says_what_they_offer(tools: StoreTools) -> 
     await tools.store.release("wrk_a", [tools.handed_back(job_id, 1, min_memory_mb=24000)])
     assert await tools.claim(memory_available_mb=900) == []
     job = await tools.store.get_job(job_id)
-    reason = waiting_reason(job, await tools.store.list_workers())
-    assert reason == (
-        "no worker offers more than 16000 MB of memory to models, and the job needs 24000 MB"
-    )
+    waits = waiting_for(job, await tools.store.list_workers(), tools.clock())
+    assert waits.message == "no registered worker has 23.4 GiB of memory (the largest has 15.6)"

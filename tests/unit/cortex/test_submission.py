@@ -61,7 +61,7 @@ class Catalog:
     async def find(self, family: str, version: str | None) -> CatalogModel:
         if not self.reachable:
             raise CatalogUnavailableError("GENOME cannot be reached at http://genome.")
-        if (family, version) == ("style", "1"):
+        if family == "style" and version in {"1", "prod"}:
             return CatalogModel(family, "1", "transformers")
         if family != "tiny" or version not in {None, "1", "2"}:
             raise ModelUnknownError(f"There is no model {family} {version}; tiny has 1 and 2.")
@@ -73,6 +73,14 @@ class Bare(Catalog):
 
     async def find(self, family: str, version: str | None) -> CatalogModel:
         return replace(await super().find(family, version), runtime_config={})
+
+
+class Needy(Catalog):
+    """The same with requirements."""
+
+    async def find(self, family: str, version: str | None) -> CatalogModel:
+        known = await super().find(family, version)
+        return replace(known, min_memory_mb=1536, min_gpu_memory_mb=40960)
 
 
 def preparation(catalog: Catalog | None, workers: Workers | None = None) -> Preparation:
@@ -384,6 +392,35 @@ async def test_an_adapter_must_be_registered(given: dict[str, Any]) -> None:
     given["model"] = {"family": "tiny", "version": "1", "runtime": "transformers"}
     await prepare(parse_job(given), Catalog(reachable=False))
     await preparation(None).prepare(parse_job(given))
+
+
+async def test_tags_of_adapters_are_followed_once_and_for_all() -> None:
+    parameters = {"adapter": "style:prod", "top_k": 3}
+    given = rows(
+        "a",
+        {"prompt": "b", "parameters": parameters},
+        {"prompt": "c", "parameters": {"adapter": "style:1"}},
+        job_type="batch_inference",
+    )
+    given["input"]["parameters"] = {"adapter": "style:prod"}
+    job = parse_job(given)
+    new = await prepare(job, Catalog(), key="k")
+    stored = json.loads(new.input)
+    assert stored["parameters"] == {"adapter": "style:1"}
+    assert stored["inputs"][1]["parameters"] == {"adapter": "style:1", "top_k": 3}
+    assert stored["inputs"][::2] == given["input"]["inputs"][::2]
+    assert given["input"]["parameters"]["adapter"] == "style:prod"
+    assert new.request_hash == (await prepare(parse_job(given), Bare(), key="k")).request_hash
+
+
+async def test_what_the_model_requires_joins_what_the_job_does() -> None:
+    plain = await prepare(parse_job(body()), Needy())
+    assert (plain.min_memory_mb, plain.min_gpu_memory_mb) == (1536, 40960)
+    more_and_less = body(requirements={"min_memory_mb": 2000, "min_gpu_memory_mb": 1})
+    new = await prepare(parse_job(more_and_less), Needy())
+    assert (new.min_memory_mb, new.min_gpu_memory_mb) == (2000, 40960)
+    elsewhere = await prepare(parse_job(body(model={"family": "tiny", "runtime": "vllm"})), Needy())
+    assert (elsewhere.runtime, elsewhere.min_gpu_memory_mb) == ("vllm", 40960)
 
 
 async def test_the_catalogues_settings_are_the_default_on_the_models_own_runtime() -> None:

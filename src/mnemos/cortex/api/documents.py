@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .schemas import Requirements, Retry
+from .waiting import Code
 
 
 class ErrorContent(BaseModel):
@@ -87,10 +88,18 @@ class Attempt(BaseModel):
     error: str | None
 
 
+class WaitingFor(BaseModel):
+    """What must come before a worker takes a job."""
+
+    code: Code
+    message: str
+
+
 class JobDetail(Job):
-    """A job with its history."""
+    """A job with its history; `waiting_reason` is the message of `waiting_for`."""
 
     attempts: list[Attempt]
+    waiting_for: WaitingFor | None
     waiting_reason: str | None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from .cursors import read_cursor, write_cursor
 from .schemas import JobSubmit, Key
 from .submission import Preparation, parse_job
 from .views import attempt_view, job_view, json_response
-from .waiting import waiting_reason
+from .waiting import waiting_for
 
 MAX_BATCH = 1000
 JOBS_BETWEEN_PAUSES = 32
@@ -133,15 +135,16 @@ async def list_jobs(
     responses=documents.errors(404, 503),
 )
 async def get_job(job_id: str, cortex: Cortex) -> Response:
-    """A job, its attempts, and why it waits if it does."""
+    """A job, its attempts, and what it waits for if it does."""
     job = await cortex.store.get_job(job_id)
     attempts = await cortex.store.get_attempts(job_id)
     view = job_view(job)
     view["attempts"] = [attempt_view(attempt) for attempt in attempts]
-    view["waiting_reason"] = None
+    view["waiting_for"] = view["waiting_reason"] = None
     if job.status is JobState.PENDING:
-        workers = await cortex.store.list_workers()
-        view["waiting_reason"] = waiting_reason(job, workers)
+        waits = waiting_for(job, await cortex.store.list_workers(), time.time())
+        view["waiting_for"] = asdict(waits)
+        view["waiting_reason"] = waits.message
     return json_response(view)
 
 

@@ -1,4 +1,4 @@
-"""Which model and which adapters a submitted job means."""
+"""Which versions of a model and of adapters a submitted job means."""
 
 from __future__ import annotations
 
@@ -53,16 +53,22 @@ async def resolve(model: ModelChoice, catalog: ModelCatalog | None) -> CatalogMo
     return replace(known, runtime=model.runtime, runtime_config={})
 
 
-async def check_adapters(names: Sequence[str], catalog: ModelCatalog | None) -> None:
-    """Raise ApiError 404 for an adapter that is not registered; without a catalogue none is."""
+async def name_adapters(names: Sequence[str], catalog: ModelCatalog | None) -> dict[str, str]:
+    """Return the versions that adapters' tags stand for, by the names that have one.
+
+    Raises ApiError 404 for an adapter that is not registered; without a catalogue none is.
+    """
     if catalog is None:
-        return
+        return {}
+    meant = {}
     for name in names:
         family, _, version = name.partition(":")
         try:
-            await catalog.find(family, version)
+            known = await catalog.find(family, version)
         except ModelUnknownError as error:
             message = f"The adapter {name} is not registered: {error.message}"
             raise ApiError(404, "model_not_found", message, "input.parameters.adapter") from error
         except CatalogUnavailableError:
             continue  # the worker will find out
+        meant[name] = f"{known.family}:{known.version}"
+    return {name: told for name, told in meant.items() if told != name}

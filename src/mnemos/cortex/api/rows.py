@@ -49,6 +49,27 @@ def adapters_of(job: JobSubmit) -> list[str]:
     return list(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
+def with_adapters(job: JobSubmit, meant: Mapping[str, str]) -> JobSubmit:
+    """Put other names of adapters in the places of some."""
+    given = job.input
+    changes: dict[str, Any] = {"parameters": _with_adapter(given.parameters, meant)}
+    if given.inputs is not None:
+        changes["inputs"] = [
+            {**row, "parameters": _with_adapter(row["parameters"], meant)}
+            if _own_parameters(row)
+            else row
+            for row in given.inputs
+        ]
+    return job.model_copy(update={"input": given.model_copy(update=changes)})
+
+
+def _with_adapter(parameters: Mapping[str, Any], meant: Mapping[str, str]) -> Mapping[str, Any]:
+    name = parameters.get("adapter")
+    if not isinstance(name, str) or name not in meant:
+        return parameters
+    return {**parameters, "adapter": meant[name]}
+
+
 def _check_asked(row: Any, runtime: str, job: JobSubmit, place: Sequence[str]) -> None:
     if isinstance(row, str) and row:
         return

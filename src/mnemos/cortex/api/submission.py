@@ -16,8 +16,8 @@ from ..input_schema.checker import InputChecker
 from ..records import NewJob, WorkerRecord
 from .depth import check_depth
 from .input_check import InputCheck
-from .models import check_adapters, resolve
-from .rows import ROW_JOB_TYPES, adapters_of, check_parameters, check_rows
+from .models import name_adapters, resolve
+from .rows import ROW_JOB_TYPES, adapters_of, check_parameters, check_rows, with_adapters
 from .schemas import JobSubmit, Retry
 
 RARE_JOB_TYPES = frozenset({"training", "fine_tuning"})
@@ -68,7 +68,9 @@ class Preparation:
         await self._check_offered(job.job_type)
         model = await resolve(job.model, self._catalog)
         check_rows(job, model.runtime)
-        await check_adapters(adapters_of(job), self._catalog)
+        meant = await name_adapters(adapters_of(job), self._catalog)
+        if meant:
+            texts["input"] = _input_text(with_adapters(job, meant))
         await self._inputs.check(job, texts["input"], model)
         config = {**model.runtime_config, **job.model.runtime_config}
         retry_config = job.retry_config.model_dump_json() if job.retry_config else _USUAL_RETRY
@@ -111,7 +113,7 @@ class Preparation:
 def _texts(job: JobSubmit) -> dict[str, str]:
     texts = {
         "runtime_config": _shallow_text(job.model.runtime_config, "model.runtime_config"),
-        "input": _shallow_text(job.input.model_dump(exclude_none=True), "input"),
+        "input": _input_text(job),
         "metadata": _shallow_text(job.metadata, "metadata"),
     }
     if sum(len(text) for text in texts.values()) > MAX_JOB_BYTES:
@@ -119,6 +121,10 @@ def _texts(job: JobSubmit) -> dict[str, str]:
             413, "too_large", f"A job may have at most {MAX_JOB_BYTES >> 20} MiB.", "input"
         )
     return texts
+
+
+def _input_text(job: JobSubmit) -> str:
+    return _shallow_text(job.input.model_dump(exclude_none=True), "input")
 
 
 def _hash_of(job: JobSubmit) -> str:
