@@ -210,12 +210,16 @@ def _retry_config(message: pb.RetryConfig) -> dict[str, Any]:
 
 def to_status_update(update: StatusUpdate) -> pb.StatusUpdate:
     """Return the message of a status update."""
-    return pb.StatusUpdate(
+    message = pb.StatusUpdate(
         job_id=update.ref.job_id,
         attempt=update.ref.attempt,
         status=_JOB_STATUS[update.status],
         message=to_text(update.message),
     )
+    if update.bytes_total:
+        message.load_progress.bytes_done = update.bytes_done
+        message.load_progress.bytes_total = update.bytes_total
+    return message
 
 
 def to_chunk(chunk: StreamChunk) -> pb.StreamChunk:

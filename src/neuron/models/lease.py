@@ -43,6 +43,9 @@ class StatusUpdate:
     status: JobStatus
     message: str = ""
 
+    bytes_done: int = 0
+    """Of the model's files, while they are on their way."""
+    bytes_total: int = 0
 
 @dataclass(frozen=True, slots=True)
 class StreamAck:

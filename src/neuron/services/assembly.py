@@ -30,6 +30,7 @@ from .input_references import InputReferences
 from .job_work import JobServices
 from .lease_keeper import LeaseKeeper
 from .memory_guard import MemoryGuard
+from .model_files import ModelFiles
 from .model_loader import ModelLoaderService
 from .neighbour_watch import NeighbourWatch
 from .outbox.leftovers import Leftovers
@@ -130,8 +131,9 @@ def assemble(
     loader = ModelLoaderService(settings, genome, engram, metrics)
     health = RuntimeHealth(unavailable, on_capabilities)
     engines = EnginePool(
+    models = ModelFiles(loader, metrics)
         engine_factory or default_engine_factory(settings),
-        loader.load_model,
+        models,
         max_loaded=settings.max_loaded_models,
         load_timeout_seconds=settings.model_load_timeout,
         idle_seconds=settings.model_idle_seconds,
@@ -158,7 +160,7 @@ def assemble(
         results=results,
         unavailable_runtimes=unavailable,
         metrics=metrics,
-        fetch=loader.load_model,
+        models=models,
         references=InputReferences(engram, settings.input_buckets),
         max_batch_size=settings.max_batch_size,
     )

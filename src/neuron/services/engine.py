@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -11,6 +11,8 @@ import msgspec
 from ..models.job import JobInput, ModelConfig, ResumeState
 from ..models.runtime import RuntimeType
 from ..runtimes.base import Generation
+from .load_progress import OnProgress
+from .model_loader import ModelInUse
 
 STOP_GRACE_SECONDS = 5.0
 
@@ -75,6 +77,12 @@ class EngineKey(NamedTuple):
         return f"{self.family}:{self.version}"
 
 
-OnProgress = Callable[[str], None]
 EngineFactory = Callable[[RuntimeType, str, str, Mapping[str, Any]], Engine]
-FetchModel = Callable[[str, str, OnProgress], Awaitable[Path]]
+
+
+class ModelSource(Protocol):
+    """Who has models' files here, and keeps them here while they are used."""
+
+    def using(
+        self, family: str, version: str, on_progress: OnProgress
+    ) -> AbstractAsyncContextManager[ModelInUse]: ...

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -22,7 +22,8 @@ from ..runtimes.registry import IN_PROCESS
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
 from ..utils.signal import ChangeSignal
-from .engine import STOP_GRACE_SECONDS, Engine, EngineFactory, EngineKey, FetchModel, OnProgress
+from .engine import STOP_GRACE_SECONDS, Engine, EngineFactory, EngineKey, ModelSource
+from .load_progress import LoadProgress, OnProgress, starting
 from .memory_budget import RAM, Demand, Footprint, MemoryBudget, measure_demand
 from .resident import Resident, ResidentState
 from .runtime_health import RuntimeHealth
@@ -33,7 +34,9 @@ FAIRNESS_SECONDS = 10.0
 LINGER_SECONDS = 1.0
 """An idle model is spared for so long: its next jobs are on their way, and loading costs more."""
 _CRASH_BACKOFF_MAX_SECONDS = 30.0
-_WAITING = "waiting until another model can make room"
+STARTING_NEWS_SECONDS = 5.0
+"""How often it is said for how long an engine has been starting."""
+_WAITING = LoadProgress("waiting until another model can make room")
 
 MeasureDemand = Callable[[EngineKey, Path, MemoryBudget], Awaitable[Demand]]
 
@@ -52,7 +55,7 @@ class EnginePool:
     def __init__(
         self,
         factory: EngineFactory,
-        fetch: FetchModel,
+        models: ModelSource,
         *,
         max_loaded: int = 8,
         load_timeout_seconds: float = 1800,
@@ -65,13 +68,13 @@ class EnginePool:
         measure: MeasureDemand = measure_demand,
     ) -> None:
         self._factory = factory
-        self._fetch = fetch
+        self._models = models
         self._max_loaded = max_loaded
         self._load_timeout = load_timeout_seconds
         self._fairness = fairness_seconds
         self._linger = linger_seconds
         self._idle_seconds = idle_seconds
-        self._pinned = frozenset(pinned)
+        self._pinned = set(pinned)
         self._health = health
         self._metrics = metrics
         self._measure = measure
@@ -144,6 +147,26 @@ class EnginePool:
         resident = self._find(key)
         return resident is not None and resident.settled.is_set() and resident.takes_users
 
+    def pin(self, model: str) -> None:
+        """Never evict `family:version` from now on; it is not loaded by this."""
+        self._set_pinned(model, pinned=True)
+
+    def unpin(self, model: str) -> None:
+        """Treat `family:version` like any other from now on."""
+        self._set_pinned(model, pinned=False)
+
+    def _set_pinned(self, model: str, *, pinned: bool) -> None:
+        (self._pinned.add if pinned else self._pinned.discard)(model)
+        for resident in self._residents:
+            if resident.key.model == model:
+                resident.pinned = pinned
+        self._changed.notify()
+
+    def digest_of(self, key: EngineKey) -> str | None:
+        """The digest of the files that the engine for `key` was given; None if it has none."""
+        resident = self._find(key)
+        return None if resident is None else resident.digest
+
     @asynccontextmanager
     async def use(
         self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False
@@ -205,28 +228,33 @@ class EnginePool:
     async def _live(self, resident: Resident) -> None:
         """Load, run until it dies or is evicted, leave nothing."""
         try:
-            await self._load(resident)
+            async with AsyncExitStack() as files:  # they stay on this disk until the engine is gone
+                await self._run(resident, files)
+        finally:
+            if resident in self._residents:
+                self._residents.remove(resident)
+            resident.error = resident.error or NeuronError("the model was unloaded")
+            resident.settled.set()
+            resident.gone.set()
+            self._note_loaded()
+            self._changed.notify()
+
+    async def _run(self, resident: Resident, files: AsyncExitStack) -> None:
+        try:
+            await self._load(resident, files)
             await resident.engine.wait_closed()
             self._note_crash(resident)
         except Exception as error:  # noqa: BLE001 - one engine's trouble never ends the worker
             self._note_failure(resident, error)
         finally:
             resident.state = ResidentState.STOPPING
-            try:
-                await resident.engine.stop(STOP_GRACE_SECONDS)
-            finally:
-                if resident in self._residents:
-                    self._residents.remove(resident)
-                resident.error = resident.error or NeuronError("the model was unloaded")
-                resident.settled.set()
-                resident.gone.set()
-                self._note_loaded()
-                self._changed.notify()
+            await resident.engine.stop(STOP_GRACE_SECONDS)
 
-    async def _load(self, resident: Resident) -> None:
+    async def _load(self, resident: Resident, files: AsyncExitStack) -> None:
         key = resident.key
         await self._wait_out_crash(resident)
-        demand = Demand({}) if key.runtime in IN_PROCESS else await self._fetched(resident)
+        has_files = key.runtime not in IN_PROCESS
+        demand = await self._fetched(resident, files) if has_files else Demand({})
         resident.footprint = self._known.get(key, demand.need)
         await self._wait_for_room(resident, demand)
         try:
@@ -235,24 +263,39 @@ class EnginePool:
             await self._start_again(resident, error)
         self._note_ready(resident)
 
-    async def _fetched(self, resident: Resident) -> Demand:
+    async def _fetched(self, resident: Resident, files: AsyncExitStack) -> Demand:
         key = resident.key
-        resident.tell("fetching the model")
-        folder = await self._fetch(key.family, key.version, resident.tell)
-        return await self._measure(key, folder, self._budget)
+        resident.tell(LoadProgress("looking for the model"))
+        model = await files.enter_async_context(
+            self._models.using(key.family, key.version, resident.tell)
+        )
+        resident.digest = model.digest or None
+        return await self._measure(key, model.path, self._budget)
 
     async def _wait_out_crash(self, resident: Resident) -> None:
         wait = self._not_before.get(resident.key, 0.0) - time.monotonic()
         if wait > 0:
-            resident.tell(f"the engine crashed; it starts again in {wait:.0f} s")
+            resident.tell(LoadProgress(f"the engine crashed; it starts again in {wait:.0f} s"))
             await asyncio.sleep(wait)
 
     async def _start(self, resident: Resident) -> None:
-        resident.tell("loading the model")
+        assert self._tasks is not None
+        resident.tell(starting(0))
+        news = self._tasks.create_task(_tell_starting(resident), name=f"news {resident.key.model}")
         try:
-            await resident.engine.start(self._load_timeout)
+            with self._measured("start"):
+                await resident.engine.start(self._load_timeout)
         finally:
+            news.cancel()
             self._tell_health(resident)
+
+    @contextmanager
+    def _measured(self, phase: str) -> Iterator[None]:
+        """Count how long a phase of a load took, if it comes to its end."""
+        began = time.monotonic()
+        yield
+        if self._metrics is not None:
+            self._metrics.load_phase_seconds.labels(phase).observe(time.monotonic() - began)
 
     async def _start_again(self, resident: Resident, error: NeuronError) -> None:
         """Memory ran out: once more without the idle models, then it is for a bigger worker."""
@@ -275,6 +318,12 @@ class EnginePool:
     async def _wait_for_room(self, resident: Resident, demand: Demand) -> None:
         resident.state = ResidentState.WAITING
         resident.waiting_since = time.monotonic()
+        with self._measured("room"):
+            await self._until_room(resident, demand)
+        resident.state = ResidentState.STARTING
+        self._changed.notify()
+
+    async def _until_room(self, resident: Resident, demand: Demand) -> None:
         while self._lacks_room(resident):
             if self._is_first(resident) and all(other.pinned for other in self.residents):
                 if self.residents or not self._may_try(resident, demand):
@@ -282,8 +331,6 @@ class EnginePool:
                 break
             resident.tell(_WAITING)
             await self._change_within(self._evict_one(resident))
-        resident.state = ResidentState.STARTING
-        self._changed.notify()
 
     def _lacks_room(self, resident: Resident) -> bool:
         if not self._is_first(resident):
@@ -426,6 +473,16 @@ class EnginePool:
     def _note_loaded(self) -> None:
         if self._metrics is not None:
             self._metrics.models_loaded.set(len(self.loaded_models))
+
+
+async def _tell_starting(resident: Resident) -> None:
+    """Say to those who wait, and to the log, for how long the engine has been starting."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(STARTING_NEWS_SECONDS)
+        seconds = time.monotonic() - began
+        resident.tell(starting(seconds))
+        logger.info("engine_starting", model=resident.key.model, seconds=round(seconds))
 
 
 def _is_the_runtime_s(failed: Resident) -> bool:

@@ -220,7 +220,7 @@ class JobRun:
             job_id=self.ref.job_id,
             attempt=self.ref.attempt,
             status=outcome.status,
-            output=self._with_metrics(outcome.output) if outcome.output else None,
+            output=self._complete(outcome.output) if outcome.output else None,
             error=outcome.error.message if outcome.error else None,
             error_details=details,
             worker_id=self._services.worker_id(),
@@ -229,9 +229,11 @@ class JobRun:
             duration_seconds=self._clock() - self._accepted_at,
         )
 
-    def _with_metrics(self, output: JobOutput) -> JobOutput:
+    def _complete(self, output: JobOutput) -> JobOutput:
+        """Add what the worker knows and the engine does not."""
         metrics = {"load_ms": round(self._work.load_ms, 3), "queue_ms": 0.0} | output.metrics
-        return output.model_copy(update={"metrics": metrics})
+        metadata = output.metadata | self._work.digests
+        return output.model_copy(update={"metrics": metrics, "metadata": metadata})
 
     def _log_outcome(self, outcome: Outcome) -> None:
         seconds = self._clock() - self._accepted_at

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
+from opentelemetry import trace
 
 from ..clients.cortex_client import OFFERED_JOB_TYPES
 from ..errors import EngineCrashedError, RuntimeUnavailableError
@@ -28,15 +29,17 @@ from ..runtimes.base import Generation
 from ..runtimes.registry import parse_runtime
 from ..utils.metrics import WorkerMetrics
 from .drain_plan import SpeedMeter, TextProgress
-from .engine import Engine, EngineKey, FetchModel, OnProgress
+from .engine import Engine, EngineKey, ModelSource
 from .input_references import InputReferences
 from .lease_keeper import LeaseKeeper
+from .load_progress import LoadProgress, OnProgress
 from .result_reporter import ResultReporter
 from .rows.running import RowsRun
 from .status_reporter import StatusReporter
 from .token_streamer import TokenStream, TokenStreamer
 
 logger = structlog.get_logger(__name__)
+tracer = trace.get_tracer(__name__)
 
 ALONE_AFTER_CRASHES = 2
 """A job under which that many engines died gets the next one for itself."""
@@ -50,6 +53,8 @@ class Engines(Protocol):
     """Who lends engines."""
 
     def is_warm(self, key: EngineKey) -> bool: ...
+
+    def digest_of(self, key: EngineKey) -> str | None: ...
 
     def use(
         self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False
@@ -68,7 +73,7 @@ class JobServices:
     results: ResultReporter
     unavailable_runtimes: dict[RuntimeType, str]
     metrics: WorkerMetrics
-    fetch: FetchModel
+    models: ModelSource
     references: InputReferences
     max_batch_size: int
 
@@ -123,6 +128,8 @@ class JobWork:
         self.stream: TokenStream | None = None
         """Tokens and rows on their way to CORTEX; whoever delivers the outcome finishes it."""
         self.load_ms = 0.0
+        self.digests: dict[str, Any] = {}
+        """What of its result's metadata names the files that brought it forth."""
         self._leased = leased
         self._services = services
         self._clock = asyncio.get_running_loop().time
@@ -153,18 +160,25 @@ class JobWork:
 
     async def run(self) -> JobOutput:
         """Do it; raises the NeuronError that it failed of."""
+        with tracer.start_as_current_span("execute_job") as span:
+            span.set_attribute("job.id", self._leased.job.job_id)
+            return await self._run()
+
+    async def _run(self) -> JobOutput:
         job = self._leased.job
         key = self._engine_key()
         waited_from = self._clock()
         if not self._services.engines.is_warm(key):
-            self._tell(JobStatus.LOADING_MODEL, "loading the model")
+            self._tell(JobStatus.LOADING_MODEL, "waiting for the model")
         job_input = await self._services.references.resolve(job.input)
-        for adapter in self._adapters:
-            family, _, version = adapter.partition(":")
-            await self._services.fetch(family, version, self._tell_progress)
         alone = self._leased.engine_crashes >= ALONE_AFTER_CRASHES
-        async with self._services.engines.use(key, self._tell_progress, alone=alone) as engine:
+        async with AsyncExitStack() as held:
+            await self._hold_adapters(held)
+            engine = await held.enter_async_context(
+                self._services.engines.use(key, self._tell_progress, alone=alone)
+            )
             self.load_ms = 1000 * (self._clock() - waited_from)
+            self._note_digest(key)
             self._tell(JobStatus.EXECUTING)
             logger.debug(
                 "executing_job",
@@ -176,6 +190,23 @@ class JobWork:
                 return await self._run_rows(engine, key, job_input)
             async with aclosing(engine.generate(job_input, self._text_so_far)) as generations:
                 return await self._follow(generations, job_input.sampling)
+
+    async def _hold_adapters(self, held: AsyncExitStack) -> None:
+        """Have the files of the job's adapters here for as long as it runs."""
+        digests = {}
+        for adapter in self._adapters:
+            family, _, version = adapter.partition(":")
+            model = await held.enter_async_context(
+                self._services.models.using(family, version, self._tell_progress)
+            )
+            digests[adapter] = model.digest
+        if digests:
+            self.digests["adapter_digests"] = digests
+
+    def _note_digest(self, key: EngineKey) -> None:
+        if digest := self._services.engines.digest_of(key):
+            self.digests["model_digest"] = digest
+            trace.get_current_span().set_attribute("model.digest", digest)
 
     @property
     def _text_so_far(self) -> ResumeState | None:
@@ -254,8 +285,13 @@ class JobWork:
                 self._tell(JobStatus.STREAMING)
         await self.stream.send(text, token_ids)
 
-    def _tell_progress(self, message: str) -> None:
-        self._tell(JobStatus.LOADING_MODEL, message)
+    def _tell_progress(self, progress: LoadProgress) -> None:
+        self._services.statuses.update(
+            ref_of(self._leased),
+            JobStatus.LOADING_MODEL,
+            progress.message,
+            (progress.bytes_done, progress.bytes_total),
+        )
 
     def _tell(self, status: JobStatus, message: str = "") -> None:
         self._services.statuses.update(ref_of(self._leased), status, message)

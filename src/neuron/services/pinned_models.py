@@ -14,6 +14,7 @@ from ..runtimes.registry import parse_runtime
 from ..utils.retry import Backoff
 from .engine import EngineKey
 from .engine_pool import EnginePool
+from .load_progress import LoadProgress
 from .model_loader import ModelCatalogue
 from .service import Service
 
@@ -70,5 +71,5 @@ class PinnedModels(Service):
         return EngineKey.of(config, parse_runtime(runtime))
 
 
-def _nobody(_: str) -> None:
+def _nobody(_: LoadProgress) -> None:
     return

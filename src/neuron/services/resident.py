@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from ..errors import NeuronError
-from .engine import Engine, EngineKey, OnProgress
+from .engine import Engine, EngineKey
 from .engine_gate import EngineGate
+from .load_progress import LoadProgress, OnProgress
 from .memory_budget import RAM, Footprint
 
 
@@ -24,6 +25,7 @@ class ResidentState(Enum):
     STOPPING = auto()
 
 
+_WAITING = LoadProgress("waiting for the model")
 _HOLDING = {ResidentState.STARTING, ResidentState.READY, ResidentState.STOPPING}
 
 
@@ -46,7 +48,9 @@ class Resident:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once no process is left."""
     error: NeuronError | None = None
-    progress: str = "waiting for the model"
+    digest: str | None = None
+    """That of its files, once they are here; None if it has none."""
+    progress: LoadProgress = _WAITING
     listeners: set[OnProgress] = field(default_factory=set)
     gate: EngineGate = field(default_factory=EngineGate)
     task: asyncio.Task[None] | None = None
@@ -94,7 +98,7 @@ class Resident:
         each = int(self.engine.memory_mb * 1.1) // len(main)
         return {pool: each if pool in main else size for pool, size in self.footprint.items()}
 
-    def tell(self, progress: str) -> None:
+    def tell(self, progress: LoadProgress) -> None:
         """Say to all who wait how far it is."""
         self.progress = progress
         for listener in list(self.listeners):

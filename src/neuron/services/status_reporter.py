@@ -47,9 +47,18 @@ class StatusReporter(Service):
         self._newest: dict[AttemptRef, StatusUpdate] = {}
         self._work = asyncio.Event()
 
-    def update(self, ref: AttemptRef, status: JobStatus, message: str = "") -> None:
-        """Say what a job does now; returns at once."""
-        self._newest[ref] = StatusUpdate(ref, status, message)
+    def update(
+        self,
+        ref: AttemptRef,
+        status: JobStatus,
+        message: str = "",
+        transferred: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Say what a job does now; returns at once.
+
+        `transferred` are the bytes of its model that are here, and those of the whole.
+        """
+        self._newest[ref] = StatusUpdate(ref, status, message, *transferred)
         self._work.set()
 
     def forget(self, ref: AttemptRef) -> None:

@@ -26,6 +26,15 @@ class WorkerMetrics:
         self.load_seconds = self._histogram(
             "neuron_model_load_seconds", "Time to load a model.", _LOAD_BUCKETS
         )
+        self.load_phase_seconds = Histogram(
+            "neuron_model_load_phase_seconds",
+            "Time of the phases of loading a model: download, room, start.",
+            ["phase"],
+            buckets=_LOAD_BUCKETS,
+            registry=self.registry,
+        )
+        for phase in ("download", "room", "start"):
+            self.load_phase_seconds.labels(phase)
         self.models_loaded = self._gauge("neuron_models_loaded", "Models resident now.")
         self.engine_crashes = self._counter("neuron_engine_crashes", "Engines that died.")
         self.download_bytes = self._counter("neuron_download_bytes", "Model bytes downloaded.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from neuron.errors import (
     RuntimeUnavailableError,
 )
 from neuron.models.runtime import RuntimeType
+from neuron.services import engine_pool
 from neuron.services.engine import EngineKey
 from neuron.services.engine_pool import EnginePool
+from neuron.services.load_progress import LoadProgress, OnProgress
 from neuron.services.memory_budget import RAM, Demand, MemoryBudget
+from neuron.services.model_loader import ModelInUse
 from neuron.services.runtime_health import RuntimeHealth
 
 NO_FILES = Path("no-such-folder")
@@ -31,9 +34,22 @@ def key(family: str) -> EngineKey:
     return EngineKey(family, "1", RuntimeType.TRANSFORMERS, "{}")
 
 
-async def fetch(family: str, version: str, on_progress: Callable[[str], None]) -> Path:
-    on_progress("fetched")
-    return NO_FILES
+class Files:
+    """Models' files, none of which exist; who holds them now."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+
+    @asynccontextmanager
+    async def using(
+        self, family: str, version: str, on_progress: OnProgress
+    ) -> AsyncIterator[ModelInUse]:
+        on_progress(LoadProgress("loading model 50 %", 1, 2))
+        self.held.append(family)
+        try:
+            yield ModelInUse(NO_FILES, f"sha256:{family}")
+        finally:
+            self.held.remove(family)
 
 
 @asynccontextmanager
@@ -44,6 +60,7 @@ async def running_pool(
     memory_mb: int = 10**6,
     sizes: Mapping[str, int] | None = None,
     linger_seconds: float = 0.0,
+    files: Files | None = None,
     **more: Any,
 ) -> AsyncIterator[EnginePool]:
     """A pool in which a model of family f is taken to need sizes[f] MB before it is loaded."""
@@ -53,7 +70,7 @@ async def running_pool(
         size = (sizes or {}).get(key.family, 1)
         return Demand({RAM: size}, size // 2)
 
-    pool = EnginePool(engines, fetch, max_loaded=max_loaded, measure=measure, **more)
+    pool = EnginePool(engines, files or Files(), max_loaded=max_loaded, measure=measure, **more)
     async with asyncio.TaskGroup() as tasks:
         await pool.start(tasks, MemoryBudget({RAM: memory_mb}))
         try:
@@ -466,3 +483,78 @@ async def test_a_job_s_own_fault_speaks_against_no_runtime(
                 await use(pool, "a")
 
     assert unavailable == {}
+
+
+async def test_files_are_held_from_before_the_load_until_the_engine_is_gone(
+    engines: FakeEngines,
+) -> None:
+    files = Files()
+    engines.load_gate.clear()
+    async with running_pool(engines, files=files) as pool, asyncio.TaskGroup() as group:
+        group.create_task(use(pool, "a"))
+        await settle()
+        assert files.held == ["a"], "while it loads"
+        engines.load_gate.set()
+        await settle()
+        assert files.held == ["a"], "while it is resident, though idle"
+        engines.made[0].die()
+        await settle()
+        assert files.held == []
+        await use(pool, "a")
+        await use(pool, "b")
+        assert files.held == ["b"], "what was evicted is let go"
+    assert files.held == []
+
+
+async def test_files_of_a_load_that_fails_are_let_go(engines: FakeEngines) -> None:
+    files = Files()
+    engines.load_error = InvalidInputError("the weights cannot be read")
+    async with running_pool(engines, files=files) as pool:
+        with pytest.raises(InvalidInputError):
+            await use(pool, "a")
+        await settle()
+        assert files.held == []
+
+
+async def test_all_who_wait_hear_how_far_the_load_is(
+    engines: FakeEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_pool, "STARTING_NEWS_SECONDS", 0.001)
+    engines.load_gate.clear()
+    heard: list[list[str]] = [[], []]
+
+    has_heard_much = asyncio.Event()
+
+    async def wait(place: int) -> None:
+        def hear(news: LoadProgress) -> None:
+            heard[place].append(news.message)
+            if len(heard[1]) >= 3:
+                has_heard_much.set()
+
+        async with pool.use(key("a"), hear):
+            return
+
+    async with running_pool(engines) as pool, asyncio.TaskGroup() as group:
+        group.create_task(wait(0))
+        await settle()
+        group.create_task(wait(1))
+        async with asyncio.timeout(5):
+            await has_heard_much.wait()
+        engines.load_gate.set()
+
+    assert "loading model 50 %" in heard[0]
+    assert "starting the engine" in heard[0]
+    assert heard[1][0] == "starting the engine", "who comes later hears at once where it is"
+    assert pool.digest_of(key("a")) is None, "it is gone by now"
+
+
+async def test_a_model_may_be_pinned_while_it_is_resident(engines: FakeEngines) -> None:
+    async with running_pool(engines, max_loaded=1) as pool:
+        await use(pool, "a")
+        assert pool.digest_of(key("a")) == "sha256:a"
+        pool.pin("a:1")
+        with pytest.raises(ModelTooLargeError):
+            await use(pool, "b")
+        pool.unpin("a:1")
+        await use(pool, "b")
+    assert engines.loads == ["a:1", "b:1"]

@@ -53,7 +53,9 @@ class Worker:
             SimpleNamespace(
                 worker_id=lambda: "wrk_1",
                 leases=SimpleNamespace(hold=self.hold, release=lambda _: None),
-                engines=SimpleNamespace(is_warm=lambda _: True, use=self.use),
+                engines=SimpleNamespace(
+                    is_warm=lambda _: True, use=self.use, digest_of=lambda _: "sha256:abc"
+                ),
                 statuses=quiet,
                 tokens=None,
                 results=SimpleNamespace(
@@ -61,7 +63,7 @@ class Worker:
                 ),
                 unavailable_runtimes={},
                 metrics=WorkerMetrics(),
-                fetch=None,
+                models=None,
                 references=SimpleNamespace(resolve=self.resolve),
                 max_batch_size=1,
             ),

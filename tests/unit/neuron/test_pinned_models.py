@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from fake_engine import FakeEngines
 from neuron.models.runtime import RuntimeType
 from neuron.services.engine import EngineKey
 from neuron.services.engine_pool import EnginePool
+from neuron.services.load_progress import OnProgress
 from neuron.services.memory_budget import RAM, MemoryBudget
+from neuron.services.model_loader import ModelInUse
 from neuron.services.pinned_models import PinnedModels
 
 
@@ -23,8 +26,14 @@ class Catalogue:
         return {"runtime": {"type": "transformers", "config": {"torch_dtype": "float32"}}}
 
 
-async def fetch(family: str, version: str, on_progress: Callable[[str], None]) -> Path:
-    return Path("no-such-folder")
+class Files:
+    """Models' files, none of which exist."""
+
+    @asynccontextmanager
+    async def using(
+        self, family: str, version: str, on_progress: OnProgress
+    ) -> AsyncIterator[ModelInUse]:
+        yield ModelInUse(Path("no-such-folder"), "")
 
 
 async def loaded(engines: FakeEngines) -> None:
@@ -37,7 +46,7 @@ async def loaded(engines: FakeEngines) -> None:
 
 async def test_they_are_loaded_before_any_job_and_again_when_their_engine_died() -> None:
     engines = FakeEngines()
-    pool = EnginePool(engines, fetch, pinned=["a:1"])
+    pool = EnginePool(engines, Files(), pinned=["a:1"])
     pinned = PinnedModels(["a:1"], Catalogue(), pool)
     async with asyncio.TaskGroup() as tasks:
         await pool.start(tasks, MemoryBudget({RAM: 10**6}))

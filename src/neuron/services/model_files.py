@@ -1,0 +1,172 @@
+"""Models' files for all who need them: one download each, and all are told how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Protocol
+
+import structlog
+
+from ..utils.metrics import WorkerMetrics
+from ..utils.signal import ChangeSignal
+from .load_progress import LoadProgress, OnProgress, TransferMeter
+from .model_loader import ModelInUse
+
+logger = structlog.get_logger(__name__)
+
+LOG_SECONDS = 5.0
+_MB = 1e6
+
+
+class HoldingLoader(Protocol):
+    """Who brings files and keeps them here; ModelLoaderService is one."""
+
+    def using(
+        self,
+        family: str,
+        version: str,
+        on_progress: Callable[[str], None] | None = None,
+        on_transfer: Callable[[int, int], None] | None = None,
+    ) -> AbstractAsyncContextManager[ModelInUse]: ...
+
+
+class ModelFiles:
+    """Holds models' files for engines, and says how a download goes on to all who wait for it.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, loader: HoldingLoader, metrics: WorkerMetrics | None = None) -> None:
+        self.changed = ChangeSignal()
+        """Notified whenever a download that jobs wait for has begun or ended."""
+        self._loader = loader
+        self._metrics = metrics
+        self._downloads: dict[str, Download] = {}
+
+    @asynccontextmanager
+    async def using(
+        self, family: str, version: str, on_progress: OnProgress
+    ) -> AsyncIterator[ModelInUse]:
+        """Have a model's files here, and keep them here until the block ends.
+
+        `on_progress` hears of their download, whoever began it. Raises as the loader does.
+        """
+        async with AsyncExitStack() as stack:
+            with self.waiting(family, version, on_progress) as download:
+                held = await stack.enter_async_context(
+                    self._loader.using(family, version, download.say, download.transferred)
+                )
+                download.is_complete = True
+            yield held
+
+    @contextmanager
+    def waiting(
+        self, family: str, version: str, on_progress: OnProgress | None = None
+    ) -> Iterator[Download]:
+        """Take part in a model's download; without `on_progress` as one that no job waits for."""
+        model = f"{family}:{version}"
+        download = self._downloads.get(model)
+        if download is None:
+            download = self._downloads[model] = Download(model, self.changed.notify)
+        download.join(on_progress)
+        try:
+            yield download
+        finally:
+            download.leave(on_progress)
+            if download.is_unattended:
+                self._end(download)
+            self.changed.notify()
+
+    def _end(self, download: Download) -> None:
+        del self._downloads[download.model]
+        if self._metrics is not None and download.is_complete and download.meter.has_begun:
+            self._metrics.load_phase_seconds.labels("download").observe(download.meter.seconds)
+
+    def is_downloading_for_jobs(self, but: str = "") -> bool:
+        """Whether bytes are on their way that a job waits for, of any other model than `but`."""
+        return any(
+            download.has_listeners and download.meter.has_begun
+            for model, download in self._downloads.items()
+            if model != but
+        )
+
+
+class Download:
+    """One model that is on its way to this disk, with all who wait for it."""
+
+    def __init__(self, model: str, on_begin: Callable[[], None]) -> None:
+        self.model = model
+        self.meter = TransferMeter()
+        self.is_complete = False
+        self._on_begin = on_begin
+        self._listeners: Counter[OnProgress] = Counter()
+        self._partners = 0
+        self._last: LoadProgress | None = None
+        self._logged_at = 0.0
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether jobs wait for it."""
+        return bool(self._listeners)
+
+    @property
+    def is_unattended(self) -> bool:
+        """Whether nobody takes part in it any more."""
+        return not self._partners
+
+    def join(self, listener: OnProgress | None) -> None:
+        """Let one more wait for it, and hear how far it is."""
+        self._partners += 1
+        if listener is not None:
+            self._listeners[listener] += 1
+            if self._last is not None:
+                listener(self._last)
+
+    def leave(self, listener: OnProgress | None) -> None:
+        """Let one wait no more."""
+        self._partners -= 1
+        if listener is not None:
+            self._listeners[listener] -= 1
+            self._listeners += Counter()  # without those that are 0
+
+    def say(self, sentence: str) -> None:
+        """Hear why it does not begin; once it has, bytes say more."""
+        if not self.meter.has_begun:
+            self._tell(LoadProgress(sentence))
+
+    def transferred(self, done: int, total: int) -> None:
+        """Hear of bytes; cheap, and may be called as often as there are some."""
+        begins = not self.meter.has_begun
+        if self.meter.note(done, total):
+            self._tell(self.meter.progress())
+        now = asyncio.get_running_loop().time()
+        if begins:
+            self._logged_at = now
+            self._on_begin()
+        elif now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            self._log()
+
+    def _tell(self, progress: LoadProgress) -> None:
+        self._last = progress
+        for listener in list(self._listeners):
+            listener(progress)
+
+    def _log(self) -> None:
+        meter = self.meter
+        rate, left = meter.bytes_per_second, meter.seconds_left
+        logger.info(
+            "model_downloading",
+            model=self.model,
+            percent=meter.percent,
+            mb_per_second=None if rate is None else round(rate / _MB, 1),
+            seconds_left=None if left is None else round(left),
+        )
