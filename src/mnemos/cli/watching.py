@@ -6,17 +6,22 @@ import asyncio
 import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from .errors import CliError, ExitCode, NotFound, TimedOut, Unreachable
-from .http import CortexClient
+from .http import CortexClient, first_error
 from .output import note
+from .runs.waiting import WhyWaiting
 
 RECONNECT_SECONDS = 0.5
 GIVE_UP_SECONDS = 120.0
 SAME_STATE_SECONDS = 3.0
+LOOK_SECONDS = 1.0
+QUIET_SECONDS = 5.0
+"""After so long without an event CORTEX is asked what the job waits for."""
 
 LOG_PRUNED = "log_pruned"
 
@@ -42,6 +47,9 @@ class Listener:
         """Hear that everything before this is void."""
         note(f"\n[the answer starts again: {reason}]")
 
+    def on_waiting(self, sentence: str) -> None:
+        """Hear what the job waits for, when nothing has come for a while."""
+
 
 class TokenWriter(Listener):
     """Puts the answer on stdout, each piece at once."""
@@ -54,6 +62,10 @@ class TokenWriter(Listener):
         self.has_shown_tokens = True
         sys.stdout.write(text)
         sys.stdout.flush()
+
+    def on_waiting(self, sentence: str) -> None:
+        """Say it dimly."""
+        note(click.style(f"[{sentence}]", dim=True))
 
 
 class Printer(TokenWriter):
@@ -112,12 +124,42 @@ async def follow(cortex: CortexClient, job_id: str, listener: Listener) -> dict[
     A broken connection is taken up after the last event, so that no token is lost or repeated.
     Raises Unreachable once CORTEX has been gone for two minutes. Cancelling leaves the job alone.
     """
+    heard = _Heard()
+    try:
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(_ask_why(cortex, job_id, listener, heard))
+            ended = await _hear(cortex, job_id, listener, heard)
+            asking.cancel()
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from errors
+    return ended
+
+
+@dataclass(slots=True)
+class _Heard:
+    """How many events came."""
+
+    count: int = 0
+
+
+async def _ask_why(cortex: CortexClient, job_id: str, listener: Listener, heard: _Heard) -> None:
+    """Say what the job waits for whenever nothing has come for a while, until cancelled."""
+    why = WhyWaiting(cortex, listener.on_waiting, quiet_seconds=QUIET_SECONDS, pending_only=True)
+    while True:
+        await why.look(job_id, heard.count)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _hear(
+    cortex: CortexClient, job_id: str, listener: Listener, heard: _Heard
+) -> dict[str, Any]:
     last_id: str | None = None
     gone_since: float | None = None
     while True:
         try:
             async for event in cortex.job_events(job_id, last_id):
                 gone_since = None
+                heard.count += 1
                 last_id = event.id or last_id
                 if event.event == "end":
                     ended: dict[str, Any] = event.data

@@ -15,7 +15,10 @@ ASK_SECONDS = 5.0
 
 
 class WhyWaiting:
-    """Tells, once each, what the oldest unanswered job waits for."""
+    """Tells, once each, what the oldest unanswered job waits for.
+
+    Of one that runs, what its worker last said of it, unless `pending_only`.
+    """
 
     def __init__(
         self,
@@ -23,10 +26,12 @@ class WhyWaiting:
         tell: Callable[[str], None],
         *,
         quiet_seconds: float = QUIET_SECONDS,
+        pending_only: bool = False,
     ) -> None:
         self._cortex = cortex
         self._tell = tell
         self._quiet_seconds = quiet_seconds
+        self._pending_only = pending_only
         self._done = -1
         self._last_change = time.monotonic()
         self._told = ""
@@ -52,4 +57,5 @@ class WhyWaiting:
                 job = await self._cortex.job(job_id)
         except (CliError, TimeoutError):
             return ""  # the run itself says when CORTEX is gone
-        return str(job.get("waiting_reason") or job.get("status_message") or "")
+        said = None if self._pending_only else job.get("status_message")
+        return str(job.get("waiting_reason") or said or "")
