@@ -10,6 +10,8 @@
     ├── StorageUnavailableError   storage_unavailable  out of reach, full or failing: try again
     ├── CacheFullError            cache_full           what could make room is in use: try again
     │   └── OverBudgetError       cache_full           it would not fit an empty cache either
+    ├── UntrustedModelError       untrusted            no trusted key vouches for the files
+    ├── MissingExtraError         missing_extra        a package that only some need is missing
     └── LocalDiskError            local_disk           this machine's disk, not the storage
 
 May the same call be sent again? (`retryable`) Whose fault is it? (`code`)
@@ -85,6 +87,18 @@ class OverBudgetError(CacheFullError):
     """A model that would not fit this machine's cache even if it were empty."""
 
     retryable = False
+
+
+class UntrustedModelError(EngramError):
+    """A model's signature is missing, wrong, of another model, or by a key that is not trusted."""
+
+    code = "untrusted"
+
+
+class MissingExtraError(EngramError):
+    """A package that only some need is not installed; the sentence says how to install it."""
+
+    code = "missing_extra"
 
 
 class LocalDiskError(EngramError):

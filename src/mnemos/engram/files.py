@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from .errors import LocalDiskError
+from .errors import ArtifactRefusedError, LocalDiskError
 
 CHUNK_BYTES = 8 * 1024 * 1024
 """Read and uploaded at a time: S3 wants parts of at least 5 MiB, and at most 10,000 of them."""
@@ -33,6 +33,15 @@ OnBytes = Callable[[int], None]
 class Transferred:
     """What went through: how many bytes, and the SHA-256 of them in hex."""
 
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must turn out to be; `name` is how sentences call it."""
+
+    name: str
     size: int
     sha256: str
 
@@ -132,13 +141,19 @@ async def write_atomically(
 class FileReader:
     """Reads a local file in chunks, off the event loop, and knows what it has read so far.
 
+    Where `expected` is given, the last bytes are handed out only if all of them are the expected
+    ones: what reads from here to store an object never stores a changed file.
+
     An async iterator and not a generator: obstore asks it from a task of its own, which may
     still be asking while the upload is cancelled. Closed with `aclose()`, by its owner.
     """
 
-    def __init__(self, path: Path, on_bytes: OnBytes | None = None) -> None:
+    def __init__(
+        self, path: Path, on_bytes: OnBytes | None = None, expected: Expected | None = None
+    ) -> None:
         self._path = path
         self._on_bytes = on_bytes
+        self._expected = expected
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._over = False
@@ -155,7 +170,11 @@ class FileReader:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next bytes. Raises LocalDiskError, also once closed: never a short file."""
+        """Return the next bytes.
+
+        Raises LocalDiskError, also once closed: never a short file; and ArtifactRefusedError for
+        a file that is not the expected one.
+        """
         try:
             chunk = await asyncio.to_thread(self._read)
         except OSError as error:
@@ -179,13 +198,47 @@ class FileReader:
             chunk = self._file.read(CHUNK_BYTES)
             self._digest.update(chunk)
             self._size += len(chunk)
+            self._check(ended=not chunk)
             return chunk
+
+    def _check(self, *, ended: bool) -> None:
+        """Compare at the expected size, not only at the end: small objects are asked no further."""
+        expected = self._expected
+        if expected is None or (self._size < expected.size and not ended):
+            return
+        if (self._size, self._digest.hexdigest()) != (expected.size, expected.sha256):
+            raise ArtifactRefusedError(f"{expected.name} changed while it was uploaded.")
 
     def _close(self) -> None:
         with self._lock:
             self._over = True
             if self._file is not None:
                 self._file.close()
+
+
+class Regrouped:
+    """Pieces of any size, joined to chunks of CHUNK_BYTES. A class, as FileReader is one."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = bytearray()
+
+    def __aiter__(self) -> Self:
+        """Return itself: the pieces come once."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk; only the last one is short."""
+        while len(self._held) < CHUNK_BYTES:
+            try:
+                self._held += await anext(self._pieces)
+            except StopAsyncIteration:
+                break
+        if not self._held:
+            raise StopAsyncIteration
+        chunk = bytes(self._held[:CHUNK_BYTES])
+        del self._held[:CHUNK_BYTES]
+        return chunk
 
 
 def local_disk_error(verb: str, path: Path, error: OSError) -> LocalDiskError:

@@ -1,119 +1,135 @@
-"""Which kind of model a folder holds, told by the files' content; pickles are never one."""
+"""Which kind of model a folder holds, told by the files' content."""
 
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from .archives import ZIP_HEAD, archive_kind
 from .errors import ArtifactRefusedError
+from .gguf_header import MAGIC, check_gguf
+from .safetensors_header import tensor_names
 
-ArtifactFormat = Literal["safetensors", "gguf", "torch_export", "torchscript"]
+ArtifactFormat = Literal["safetensors", "gguf", "torch_export", "torchscript", "pickle"]
+FileKind = Literal["safetensors", "gguf", "torch_export", "torchscript", "pickle", "other"]
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pkl", ".pickle", ".pth", ".ckpt", ".joblib", ".dill"})
 _INDEX_SUFFIX = ".safetensors.index.json"
-_MAX_HEADER_BYTES = 100 * 1024 * 1024
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
+_SUFFIXES: Mapping[FileKind, str] = {
+    "gguf": ".gguf",
+    "torch_export": ".pt2",
+    "torchscript": ".pt",
+}
+_WEIGHTS = frozenset({*PICKLE_SUFFIXES, ".gguf", ".safetensors", ".pt", ".pt2"})
 
 
-def check_content(path: Path, name: str) -> None:
-    """Raise ArtifactRefusedError if the file is a pickle or not what its name says. Blocks.
+def check_content(path: Path, name: str, *, allow_pickle: bool = False) -> FileKind:
+    """Return what a file is, by its first bytes and its headers. Blocks, reads no weights.
 
-    `name` is its path in the model. Reads a few bytes, never the weights. Raises OSError.
+    `name` is its path in the model. Raises ArtifactRefusedError if it is a pickle and those are
+    not allowed, or if it is not what its name says; and OSError.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    with path.open("rb") as file:
-        head = file.read(8)
-    if suffix in PICKLE_SUFFIXES or _is_pickle(path, head):
+    kind = _kind(path, name, suffix)
+    if kind == "pickle" and not allow_pickle:
         raise ArtifactRefusedError(
             f"{name} is a pickle, which can run any code when it is loaded; convert it to "
             "safetensors, or leave it out if the model does not need it."
         )
-    if suffix == ".gguf" and not head.startswith(b"GGUF"):
-        raise ArtifactRefusedError(f"{name} is damaged: a GGUF file does not start like this.")
-    if suffix == ".safetensors":
-        _check_safetensors(path, name, head)
-    if suffix in {".pt", ".pt2"} and not zipfile.is_zipfile(path):
+    expected = _SUFFIXES.get(kind)
+    if expected and suffix != expected and suffix in _WEIGHTS:
         raise ArtifactRefusedError(
-            f"{name} is damaged, or neither a TorchScript nor a torch.export archive."
+            f"{name} holds {_called(kind)}, not what its name says: call it "
+            f"{PurePosixPath(name).stem}{expected}."
         )
+    return kind
 
 
-def check_shards(root: Path, names: Iterable[str]) -> None:
-    """Raise ArtifactRefusedError if a safetensors index names a file that is missing. Blocks."""
-    known = set(names)
-    for name in sorted(known):
+def check_shards(files: Mapping[str, Path]) -> None:
+    """Raise ArtifactRefusedError if a safetensors index disagrees with the files. Blocks.
+
+    `files` maps each path in the model to where it lies. Every shard must be there, and hold the
+    tensors that the index says it holds.
+    """
+    for name in sorted(files):
         if not name.endswith(_INDEX_SUFFIX):
             continue
         folder = PurePosixPath(name).parent
-        for shard in sorted(_shards(root / name, name)):
-            if str(folder / shard) not in known:
+        for shard, tensors in sorted(_shards(files[name], name).items()):
+            path = str(folder / shard)
+            if path not in files or not path.endswith(".safetensors"):
                 raise ArtifactRefusedError(f"{name} names {shard}, which is not in the folder.")
+            missing = sorted(tensors - tensor_names(files[path], path))
+            if missing:
+                raise ArtifactRefusedError(
+                    f"{name} says that {shard} holds {missing[0][:80]!r}, and it does not."
+                )
 
 
-def detect_format(names: Iterable[str]) -> ArtifactFormat:
-    """Return what kind of model these files are. Raises ArtifactRefusedError if none or many."""
-    by_suffix: dict[str, ArtifactFormat] = {
-        ".safetensors": "safetensors",
-        ".gguf": "gguf",
-        ".pt2": "torch_export",
-        ".pt": "torchscript",
-    }
-    found: set[ArtifactFormat] = set()
-    for name in names:
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in by_suffix:
-            found.add(by_suffix[suffix])
+def detect_format(kinds: Mapping[str, FileKind]) -> ArtifactFormat:
+    """Return what kind of model these files are. Raises ArtifactRefusedError if none or many.
+
+    A model that brings a pickle is one, whatever else it brings.
+    """
+    found = set(kinds.values()) - {"other"}
+    weights = sorted(found - {"pickle"})
     if not found:
         raise ArtifactRefusedError(
             "The folder holds no model: there is no .safetensors, .gguf, .pt2 or .pt file in it."
         )
-    if len(found) > 1:
+    if len(weights) > 1:
         raise ArtifactRefusedError(
-            f"The folder holds several kinds of weights ({', '.join(sorted(found))}); keep one."
+            f"The folder holds several kinds of weights ({', '.join(weights)}); keep one."
         )
-    return found.pop()
+    form: ArtifactFormat
+    for form in ("pickle", "safetensors", "gguf", "torch_export", "torchscript"):
+        if form in found:
+            return form
+    raise AssertionError(found)
 
 
-def _is_pickle(path: Path, head: bytes) -> bool:
-    if len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return True
-    if not head.startswith(b"PK") or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        members = [PurePosixPath(member).parts for member in archive.namelist()]
-    # torch.save writes …/data.pkl; TorchScript has one too, but beside its …/code/.
-    has_pickle = any(parts[-1:] == ("data.pkl",) for parts in members)
-    has_code = any(parts[1:2] == ("code",) for parts in members)
-    return has_pickle and not has_code
-
-
-def _check_safetensors(path: Path, name: str, head: bytes) -> None:
-    size = path.stat().st_size
-    header = int.from_bytes(head, "little") if len(head) == 8 else 0
-    if not 2 <= header <= min(_MAX_HEADER_BYTES, size - 8):
-        raise ArtifactRefusedError(f"{name} is damaged or cut short: its header does not fit.")
+def _kind(path: Path, name: str, suffix: str) -> FileKind:
     with path.open("rb") as file:
-        file.seek(8)
-        try:
-            tensors = json.loads(file.read(header))
-            tensors.pop("__metadata__", None)
-            end = max((int(each["data_offsets"][1]) for each in tensors.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise ArtifactRefusedError(f"{name} is damaged: its header cannot be read.") from None
-    if size != 8 + header + end:
+        head = file.read(8)
+    if suffix == ".safetensors":
+        tensor_names(path, name)
+        return "safetensors"
+    if suffix == ".gguf" or head.startswith(MAGIC):
+        check_gguf(path, name)
+        return "gguf"
+    if head.startswith(ZIP_HEAD):
+        kind = archive_kind(path, name)
+        if kind != "other":
+            return kind
+    if suffix in PICKLE_SUFFIXES or _is_plain_pickle(head):
+        return "pickle"
+    if suffix in {".pt", ".pt2"}:
         raise ArtifactRefusedError(
-            f"{name} is damaged: it should have {8 + header + end} bytes and has {size}."
+            f"{name} is damaged, or neither a TorchScript nor a torch.export archive."
         )
+    return "other"
 
 
-def _shards(path: Path, name: str) -> set[str]:
+def _is_plain_pickle(head: bytes) -> bool:
+    return len(head) >= 2 and head[0] == 0x80 and 2 <= head[1] <= 5
+
+
+def _called(kind: FileKind) -> str:
+    called = {"gguf": "GGUF", "torch_export": "a torch.export archive"}
+    return called.get(kind, "TorchScript")
+
+
+def _shards(path: Path, name: str) -> dict[str, set[str]]:
     try:
         if path.stat().st_size > _MAX_INDEX_BYTES:
             raise ValueError("too large")
         weight_map = json.loads(path.read_bytes())["weight_map"]
-        return {str(shard) for shard in weight_map.values()}
+        shards: dict[str, set[str]] = {}
+        for tensor, shard in weight_map.items():
+            shards.setdefault(str(shard), set()).add(tensor)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactRefusedError(f"{name} is damaged: it cannot be read ({error}).") from error
+    return shards

@@ -15,8 +15,8 @@ from pathlib import Path
 from .digest import manifest_checksum
 from .errors import ArtifactRefusedError, EngramError, InvalidKeyError, first_error
 from .files import CHUNK_BYTES, OnBytes, local_disk_error
-from .formats import ArtifactFormat, check_content, check_shards, detect_format
-from .keys import check_key
+from .formats import ArtifactFormat, FileKind, check_content, check_shards, detect_format
+from .names import check_apart, check_file_name
 
 MAX_FILES = 10_000
 HASHERS = 4
@@ -56,40 +56,63 @@ class FoundFile:
 
     name: str
     path: Path
+    """Where it really lies: links are followed."""
     size: int
+    modified_ns: int
+    kind: FileKind
 
 
-def find_files(directory: Path, exclude: Sequence[str] = ()) -> list[FoundFile]:
-    """Return the files below `directory` that make the model, by name. Blocks.
+@dataclass(frozen=True, slots=True)
+class FolderScan:
+    """The files that make the model, by name, and what was left out of it."""
+
+    files: tuple[FoundFile, ...]
+    left_out: tuple[str, ...]
+    format: ArtifactFormat
+
+    @property
+    def names(self) -> list[str]:
+        """The files' paths in the model."""
+        return [file.name for file in self.files]
+
+
+def scan_folder(
+    directory: Path, exclude: Sequence[str] = (), *, allow_pickle: bool = False
+) -> FolderScan:
+    """Return the files below `directory` that make the model. Blocks.
 
     Left out are hidden files and folders, `__pycache__`, and whatever matches a glob of
-    `exclude` (against the path in the model or the bare name). Raises ArtifactRefusedError for
-    pickles, damaged weights, links that leave the folder, special files and strange names, and
-    LocalDiskError when something cannot be read.
+    `exclude` (against the path in the model or the bare name). Links are followed as long as
+    they stay in the folder, or, where it is a snapshot in the Hugging Face hub's cache, in that
+    cache's blobs. Raises ArtifactRefusedError for pickles (unless allowed), damaged weights,
+    other links, special files and strange names, and LocalDiskError when something cannot be
+    read.
     """
     try:
-        root = directory.resolve(strict=True)
-        found = sorted(_walk(root, root, exclude), key=lambda file: file.name)
-        if len(found) > MAX_FILES:
-            raise ArtifactRefusedError(f"The folder holds more than {MAX_FILES} files.")
-        for file in found:
-            check_content(file.path, file.name)
-        check_shards(root, (file.name for file in found))
+        walk = _Walk(directory.resolve(strict=True), exclude, allow_pickle=allow_pickle)
+        found = sorted(walk.files(), key=lambda file: file.name)
+        check_apart(file.name for file in found)
+        check_shards({file.name: file.path for file in found})
+    except InvalidKeyError as error:
+        raise ArtifactRefusedError(f"The folder holds a file whose {error.message}") from error
     except OSError as error:
         raise local_disk_error("read", Path(error.filename or directory), error) from error
-    return found
+    return FolderScan(
+        tuple(found),
+        tuple(sorted(walk.left_out)),
+        detect_format({file.name: file.kind for file in found}),
+    )
 
 
 async def build_manifest(
     directory: Path, exclude: Sequence[str] = (), on_bytes: OnBytes | None = None
 ) -> Manifest:
-    """Check and hash a folder, several files at a time, in threads. Raises as find_files.
+    """Check and hash a folder, several files at a time, in threads. Raises as scan_folder.
 
     Cancelling stops the hashing within a chunk.
     """
-    found = await asyncio.to_thread(find_files, directory, exclude)
-    form = detect_format(file.name for file in found)
-    return Manifest(tuple(await hash_files(found, on_bytes)), form)
+    scan = await asyncio.to_thread(scan_folder, directory, exclude)
+    return Manifest(tuple(await hash_files(scan.files, on_bytes)), scan.format)
 
 
 async def hash_files(
@@ -134,40 +157,76 @@ def _hash(file: FoundFile, stop: threading.Event, report: OnBytes) -> ManifestFi
     return ManifestFile(file.name, size, digest.hexdigest())
 
 
-def _walk(root: Path, folder: Path, exclude: Sequence[str]) -> Iterator[FoundFile]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            name = path.relative_to(root).as_posix()
-            if entry.name.startswith(".") or entry.name in _SKIPPED_NAMES:
-                continue
-            if any(fnmatch(name, glob) or fnmatch(entry.name, glob) for glob in exclude):
-                continue
-            if entry.is_symlink():
-                _check_link(root, path, name)
-            if entry.is_dir():
-                yield from _walk(root, path, exclude)
-            else:
-                yield _found(path, name)
+class _Walk:
+    """One walk through a folder; `left_out` grows as it goes."""
+
+    def __init__(self, root: Path, exclude: Sequence[str], *, allow_pickle: bool) -> None:
+        self._root = root
+        self._homes = (root, *_hub_blobs(root))
+        self._exclude = exclude
+        self._allow_pickle = allow_pickle
+        self.left_out: list[str] = []
+
+    def files(self) -> Iterator[FoundFile]:
+        """Yield the files, checked, in any order."""
+        for count, file in enumerate(self._below(self._root), start=1):
+            if count > MAX_FILES:
+                raise ArtifactRefusedError(f"The folder holds more than {MAX_FILES} files.")
+            yield file
+
+    def _below(self, folder: Path) -> Iterator[FoundFile]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                name = path.relative_to(self._root).as_posix()
+                if self._is_left_out(name, entry.name):
+                    self.left_out.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    yield from self._below(path)
+                else:
+                    target = self._target(path, name) if entry.is_symlink() else path
+                    yield self._found(target, name)
+
+    def _is_left_out(self, name: str, bare: str) -> bool:
+        if bare.startswith(".") or bare in _SKIPPED_NAMES:
+            return True
+        return any(fnmatch(name, glob) or fnmatch(bare, glob) for glob in self._exclude)
+
+    def _target(self, path: Path, name: str) -> Path:
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise ArtifactRefusedError(f"{name} is a link that leads nowhere.") from None
+        if not any(target.is_relative_to(home) for home in self._homes):
+            raise ArtifactRefusedError(f"{name} is a link that leaves the folder.")
+        if target.is_dir():
+            raise ArtifactRefusedError(
+                f"{name} is a link to a folder; put the files there instead."
+            )
+        return target
+
+    def _found(self, path: Path, name: str) -> FoundFile:
+        check_file_name(name)
+        status = path.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactRefusedError(f"{name} is {_kind_of(status.st_mode)}, not a regular file.")
+        kind = check_content(path, name, allow_pickle=self._allow_pickle)
+        return FoundFile(name, path, status.st_size, status.st_mtime_ns, kind)
 
 
-def _check_link(root: Path, path: Path, name: str) -> None:
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise ArtifactRefusedError(f"{name} is a link that leads nowhere.") from None
-    if not target.is_relative_to(root):
-        raise ArtifactRefusedError(f"{name} is a link that leaves the folder.")
-    if target.is_dir():
-        raise ArtifactRefusedError(f"{name} is a link to a folder; put the files there instead.")
+def _hub_blobs(root: Path) -> tuple[Path, ...]:
+    """Where the links of `…/hub/models--org--name/snapshots/<commit>` may lead, else nothing."""
+    repository = root.parent.parent
+    if root.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return ()
+    return (repository / "blobs", repository.parent / "blobs")
 
 
-def _found(path: Path, name: str) -> FoundFile:
-    try:
-        check_key(name)
-    except InvalidKeyError as error:
-        raise ArtifactRefusedError(f"The folder holds a file whose {error.message}") from error
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ArtifactRefusedError(f"{name} is not a regular file.")
-    return FoundFile(name, path, status.st_size)
+def _kind_of(mode: int) -> str:
+    kinds = {
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "special")

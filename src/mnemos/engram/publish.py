@@ -1,22 +1,32 @@
-"""Puts a folder into ENGRAM as a version of a model, and describes it for GENOME."""
+"""Puts a folder into ENGRAM as a version of a model, and describes it for GENOME.
+
+The files lie below `family/version/<digest>/`, where the digest is the model's own. So a push
+never touches an object of a version that is registered with other files, whatever becomes of the
+push; and one that broke is continued where it stopped, since an object is there whole or not.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ArtifactRefusedError, EngramError, first_error
-from .files import local_disk_error
-from .formats import detect_format
+from .files import Expected, local_disk_error
 from .keys import check_name, check_version
-from .manifest import Manifest, ManifestFile, find_files, hash_files
+from .manifest import FolderScan, FoundFile, Manifest, ManifestFile, hash_files, scan_folder
+from .pickles import scan_pickles
 from .purposes import Purpose, find_purpose
 from .store import ObjectStore
 
 UPLOADS = 2
+DIGEST_LETTERS = 16
+REUSED_FOR = timedelta(hours=12)
+"""An object that an earlier push left is taken over when it is no older than this; so it must be
+less than what `strays.py` leaves alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,124 @@ class Description:
     tags: Sequence[str] = ()
     metadata: Mapping[str, Any] | None = None
     input_schema: Mapping[str, Any] | None = None
+    signature: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A folder that was checked and hashed, and may be uploaded."""
+
+    directory: Path
+    exclude: tuple[str, ...]
+    scan: FolderScan
+    manifest: Manifest
+    purpose: Purpose
+    pickles: Mapping[str, Any] | None = None
+    """What the scan of its pickles found; None without any."""
+
+    def describe(self, said: Description) -> Description:
+        """Add to what a person says what the files say; the person's word goes first."""
+        capabilities = dict.fromkeys((*said.capabilities, *self.purpose.capabilities))
+        metadata = {**self.purpose.metadata, **(said.metadata or {})}
+        if self.pickles is not None:
+            metadata["pickles"] = dict(self.pickles)
+        return replace(said, capabilities=tuple(capabilities), metadata=metadata)
+
+
+async def prepare(
+    directory: Path,
+    exclude: Sequence[str] = (),
+    *,
+    allow_pickle: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Prepared:
+    """Check and hash a folder; nothing is uploaded.
+
+    Pickles, where they are allowed, are scanned. Raises ArtifactRefusedError for what must not
+    be published, MissingExtraError where the scanner is not installed, LocalDiskError.
+    """
+    scan = await asyncio.to_thread(
+        lambda: scan_folder(directory, exclude, allow_pickle=allow_pickle)
+    )
+    purpose, pickles = await asyncio.to_thread(_look_closer, directory, scan)
+    meter = _Meter("hashing", sum(file.size for file in scan.files), on_progress)
+    manifest = Manifest(tuple(await hash_files(scan.files, meter.advance)), scan.format)
+    return Prepared(directory, tuple(exclude), scan, manifest, purpose, pickles)
+
+
+def _look_closer(directory: Path, scan: FolderScan) -> tuple[Purpose, Mapping[str, Any] | None]:
+    pickled = {file.name: file.path for file in scan.files if file.kind == "pickle"}
+    try:
+        return find_purpose(directory, scan.names), scan_pickles(pickled) if pickled else None
+    except OSError as error:
+        raise local_disk_error("read", Path(error.filename or directory), error) from error
+
+
+def artifact_path(family: str, version: str, manifest: Manifest) -> str:
+    """Where the files of this version with this content lie. Raises InvalidKeyError."""
+    check_name(family, "family")
+    check_version(version)
+    return f"{family}/{version}/{manifest.checksum.removeprefix('sha256:')[:DIGEST_LETTERS]}"
+
+
+async def upload(
+    store: ObjectStore,
+    prepared: Prepared,
+    path: str,
+    *,
+    anew: bool = False,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Put the files below `path`, which names their content.
+
+    What an earlier push left there is not sent again unless `anew`. Nothing but the files that
+    were hashed can be stored: raises ArtifactRefusedError for a folder that changed meanwhile,
+    and EngramError. What was uploaded before a failure stays for the next try.
+    """
+    await store.ensure_bucket(store.models_bucket)
+    held = {} if anew else await _held(store, path)
+    meter = _Meter("uploading", prepared.manifest.size_bytes, on_progress)
+    slots = asyncio.Semaphore(UPLOADS)
+
+    async def send(found: FoundFile, file: ManifestFile) -> None:
+        async with slots:
+            if held.get(f"{path}/{file.path}") == file.size:
+                meter.advance(file.size)
+                return
+            await store.upload_file(
+                store.models_bucket,
+                f"{path}/{file.path}",
+                found.path,
+                meter.advance,
+                Expected(file.path, file.size, file.sha256),
+            )
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for found, file in zip(prepared.scan.files, prepared.manifest.files, strict=True):
+                group.create_task(send(found, file))
+    except* EngramError as failed:
+        raise first_error(failed) from None
+    await asyncio.to_thread(_check_unchanged, prepared)
+
+
+async def _held(store: ObjectStore, path: str) -> dict[str, int]:
+    """The objects below `path` that may be taken over, with their sizes."""
+    since = datetime.now(UTC) - REUSED_FOR
+    listed = await store.list(store.models_bucket, path)
+    return {info.key: info.size for info in listed if info.last_modified >= since}
+
+
+def _check_unchanged(prepared: Prepared) -> None:
+    """Raise ArtifactRefusedError if files came, went or changed since the folder was hashed."""
+    allow_pickle = prepared.scan.format == "pickle"
+    now = scan_folder(prepared.directory, prepared.exclude, allow_pickle=allow_pickle).files
+    before = {file.name: file for file in prepared.scan.files}
+    after = {file.name: file for file in now}
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            happened = "changed" if name in before and name in after else "came or went"
+            raise ArtifactRefusedError(f"{name} {happened} while the folder was pushed.")
 
 
 async def push_directory(
@@ -56,52 +184,29 @@ async def push_directory(
     description: Description | None = None,
     *,
     exclude: Sequence[str] = (),
+    allow_pickle: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Upload a folder under `family/version/`; return the body to register with GENOME.
+    """Check, hash and upload a folder; return the body to register with GENOME.
 
-    Nothing is uploaded before everything is checked and hashed, and every upload is compared
-    with its hash. Objects of an earlier push that are no part of this one are removed at the
-    end. Raises EngramError (ArtifactRefusedError for the folder). A push that failed or was
-    cancelled may have left objects, but nothing names them until the body is registered; the
-    next push overwrites them.
+    Nothing is uploaded before everything is checked and hashed. Raises EngramError. A push that
+    failed or was cancelled may have left objects, but nothing names them until the body is
+    registered; the next push takes them over, or `mnemos models prune` removes them.
     """
     check_name(family, "family")
     check_version(version)
-    found = await asyncio.to_thread(find_files, directory, exclude)
-    form = detect_format(file.name for file in found)
-    purpose = await asyncio.to_thread(_find_purpose, directory, [file.name for file in found])
-    total = sum(file.size for file in found)
-    hashing = _Meter("hashing", total, on_progress)
-    manifest = Manifest(tuple(await hash_files(found, hashing.advance)), form)
-    await store.ensure_bucket(store.models_bucket)
-    uploading = _Meter("uploading", total, on_progress)
-    prefix = f"{family}/{version}"
-    await _upload(store, prefix, directory, manifest, uploading)
-    await _remove_strays(store, prefix, manifest)
-    told = _with_purpose(description or Description(), purpose)
-    return model_body(manifest, family, version, store.models_bucket, told)
-
-
-def _find_purpose(directory: Path, names: Sequence[str]) -> Purpose:
-    try:
-        return find_purpose(directory, names)
-    except OSError as error:
-        raise local_disk_error("read", Path(error.filename or directory), error) from error
-
-
-def _with_purpose(description: Description, purpose: Purpose) -> Description:
-    """Add what the files say; what a person says goes before it."""
-    capabilities = dict.fromkeys((*description.capabilities, *purpose.capabilities))
-    metadata = {**purpose.metadata, **(description.metadata or {})}
-    return replace(description, capabilities=tuple(capabilities), metadata=metadata)
+    prepared = await prepare(directory, exclude, allow_pickle=allow_pickle, on_progress=on_progress)
+    path = artifact_path(family, version, prepared.manifest)
+    await upload(store, prepared, path, on_progress=on_progress)
+    told = prepared.describe(description or Description())
+    return model_body(prepared.manifest, family, version, store.models_bucket, told)
 
 
 def model_body(
     manifest: Manifest, family: str, version: str, bucket: str, description: Description
 ) -> dict[str, Any]:
     """Return the description of a model as GENOME takes it."""
-    path = f"{family}/{version}"
+    path = artifact_path(family, version, manifest)
     return {
         "family": family,
         "version": version,
@@ -130,6 +235,7 @@ def model_body(
         "tags": list(description.tags),
         "metadata": dict(description.metadata or {}),
         "input_schema": dict(description.input_schema) if description.input_schema else None,
+        "signature": dict(description.signature) if description.signature else None,
     }
 
 
@@ -138,45 +244,16 @@ def _runtime_for(manifest: Manifest) -> str:
     return "pytorch" if is_custom else "transformers"
 
 
+@dataclass(slots=True)
 class _Meter:
     """Adds up bytes and tells whoever wants to know; lives on the event loop."""
 
-    def __init__(
-        self, phase: Literal["hashing", "uploading"], total: int, on_progress: OnProgress | None
-    ) -> None:
-        self._progress = PushProgress(phase, 0, total)
-        self._on_progress = on_progress
+    phase: Literal["hashing", "uploading"]
+    total_bytes: int
+    on_progress: OnProgress | None
+    done_bytes: int = field(default=0, init=False)
 
     def advance(self, count: int) -> None:
-        self._progress = replace(self._progress, done_bytes=self._progress.done_bytes + count)
-        if self._on_progress is not None:
-            self._on_progress(self._progress)
-
-
-async def _upload(
-    store: ObjectStore, prefix: str, directory: Path, manifest: Manifest, meter: _Meter
-) -> None:
-    slots = asyncio.Semaphore(UPLOADS)
-
-    async def upload(file: ManifestFile) -> None:
-        async with slots:
-            key = f"{prefix}/{file.path}"
-            sent = await store.upload_file(
-                store.models_bucket, key, directory / file.path, meter.advance
-            )
-            if (sent.size, sent.sha256) != (file.size, file.sha256):
-                raise ArtifactRefusedError(f"{file.path} changed while it was uploaded.")
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for file in manifest.files:
-                group.create_task(upload(file))
-    except* EngramError as failed:
-        raise first_error(failed) from None
-
-
-async def _remove_strays(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
-    wanted = {f"{prefix}/{file.path}" for file in manifest.files}
-    for info in await store.list(store.models_bucket, prefix):
-        if info.key not in wanted:
-            await store.delete(store.models_bucket, info.key)
+        self.done_bytes += count
+        if self.on_progress is not None:
+            self.on_progress(PushProgress(self.phase, self.done_bytes, self.total_bytes))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import pytest
+
+from mnemos.engram.errors import ArtifactRefusedError
+from mnemos.engram.files import CHUNK_BYTES, Expected
 from mnemos.engram.publish import push_directory
 from mnemos.engram.store import ObjectStore
 
@@ -39,7 +45,36 @@ async def test_a_pushed_folder_comes_back_file_by_file(s3_server: Server, tmp_pa
         assert (got.size, got.sha256) == (file["size"], file["sha256"])
     await push_directory(store, folder, "tiny", "1", exclude=["config.json"])
     left = await store.list(store.models_bucket, "tiny/1")
-    assert [info.key for info in left] == ["tiny/1/model.safetensors"]
+    assert len(left) == 3, "the first push's objects and those of the second"
+
+
+async def test_a_changed_file_is_never_stored_however_large(
+    s3_server: Server, tmp_path: Path
+) -> None:
+    store = s3_server.store()
+    bucket = f"test-{uuid.uuid4().hex[:20]}"
+    await store.ensure_bucket(bucket)
+    path = tmp_path / "large"
+    data = bytes(CHUNK_BYTES) + b"end"
+    await asyncio.to_thread(path.write_bytes, data[:-1] + b"?")
+    expected = Expected("large", len(data), hashlib.sha256(data).hexdigest())
+    with pytest.raises(ArtifactRefusedError, match="large changed"):
+        await store.upload_file(bucket, "large", path, expected=expected)
+    assert await store.list(bucket) == []
+    await asyncio.to_thread(path.write_bytes, data)
+    await store.upload_file(bucket, "large", path, expected=expected)
+    assert (await store.head(bucket, "large")).size == len(data)
+
+
+async def test_pieces_of_any_size_become_one_object(place: Place) -> None:
+    data = bytes(range(256)) * 4096 * 9
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 700_001):
+            yield data[start : start + 700_001]
+
+    await place.store.upload_stream(place.bucket, "joined", pieces())
+    assert await place.store.get_bytes(place.bucket, "joined") == data
 
 
 async def test_a_reader_sees_one_version_or_the_other_and_never_a_mixture(place: Place) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from mnemos.engram.files import CHUNK_BYTES
 from mnemos.engram.manifest import build_manifest
 
 MakeModel = Callable[[Path], Path]
+
+GGUF = b"GGUF" + (3).to_bytes(4, "little") + bytes(16)
+"""A whole GGUF file of no tensors and no keys."""
 
 
 @pytest.fixture
@@ -92,6 +96,7 @@ async def test_a_checkpoint_of_torch_save_is_refused_and_torchscript_is_not(tmp_
     ("name", "content"),
     [
         ("model.gguf", b"not gguf"),
+        ("model.gguf", b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 16),
         ("model.pt2", b"not a zip"),
         ("empty.safetensors", b""),
         ("text.safetensors", b"<html>not found</html>"),
@@ -114,6 +119,111 @@ async def test_a_download_that_was_cut_short_is_refused(model: Path) -> None:
         await build_manifest(model)
 
 
+def safetensors(tensors: dict[str, object] | bytes, data: bytes) -> bytes:
+    header = tensors if isinstance(tensors, bytes) else json.dumps(tensors).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def tensor(start: int, end: int, dtype: str = "U8", shape: list[int] | None = None) -> object:
+    return {"dtype": dtype, "shape": shape or [end - start], "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({"a": tensor(0, 3), "b": tensor(2, 4)}, "overlaps"),
+        ({"a": tensor(0, 2), "b": tensor(3, 4)}, "gap"),
+        ({"a": tensor(0, 2)}, "take 2 bytes, and 4"),
+        ({"a": tensor(0, 4, "F32", [2])}, "type and shape"),
+        ({"a": tensor(-4, 4)}, "cannot be read"),
+        ({"a": tensor(0, 4, "U8", [-2, -2])}, "cannot be read"),
+        (b'{"a":{},"a":{}}', "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+    ],
+)
+async def test_a_safetensors_header_that_lies_is_refused(
+    tmp_path: Path, tensors: dict[str, object] | bytes, why: str
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors, b"1234"))
+    with pytest.raises(ArtifactRefusedError, match=why):
+        await build_manifest(tmp_path)
+
+
+async def test_an_index_must_agree_with_its_shards(model: Path) -> None:
+    index = {"weight_map": {"w": "model.safetensors", "other": "model.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ArtifactRefusedError, match=r"holds 'other', and it does not"):
+        await build_manifest(model)
+
+
+async def test_a_gguf_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    info = (1).to_bytes(8, "little") + b"w" + (1).to_bytes(4, "little")
+    info += (8).to_bytes(8, "little") + (0).to_bytes(4, "little") + (0).to_bytes(8, "little")
+    header = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") + bytes(8) + info
+    whole = header + bytes(-len(header) % 32) + bytes(32)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole)
+    assert (await build_manifest(tmp_path)).format == "gguf"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactRefusedError, match="cut short"):
+        await build_manifest(tmp_path)
+    path.rename(tmp_path / "model.bin")
+    with pytest.raises(ArtifactRefusedError, match="cut short"):
+        await build_manifest(tmp_path)
+    (tmp_path / "model.bin").write_bytes(whole)
+    with pytest.raises(ArtifactRefusedError, match=r"call it model\.gguf"):
+        await build_manifest(tmp_path)
+
+
+def write_archive(path: Path, *members: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name twice
+        for member in members:
+            archive.writestr(member, member.encode())
+
+
+SCRIPT = ("m/data.pkl", "m/code/m.py")
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ((*SCRIPT, "m/archive_format"), "at once"),
+        ((*SCRIPT, "m/CODE/m.py"), "twice"),
+        ((*SCRIPT, "m/code/m.py"), "twice"),
+        ((*SCRIPT, "m/../../x"), "leaves the archive"),
+        (("m/archive_format", "m/models/model.json"), r"call it model\.pt2"),
+    ],
+)
+async def test_an_archive_that_is_several_things_is_refused(
+    tmp_path: Path, members: tuple[str, ...], why: str
+) -> None:
+    write_archive(tmp_path / "model.pt", *members)
+    with pytest.raises(ArtifactRefusedError, match=why):
+        await build_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"m/code/m.py", b"m/evil/m.py", 1),
+        lambda data: data + b"more",
+        lambda data: data[:-2] + b"\x04\x00note",
+        lambda data: data[:-30],
+        lambda data: b"\x80\x02." + data,
+    ],
+)
+async def test_an_archive_that_reads_two_ways_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "model.pt"
+    write_archive(path, *SCRIPT)
+    assert (await build_manifest(tmp_path)).format == "torchscript"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ArtifactRefusedError, match=r"damaged|pickle"):
+        await build_manifest(tmp_path)
+
+
 async def test_a_missing_shard_is_named(model: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -128,7 +238,7 @@ async def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 async def test_two_kinds_of_weights_are_refused(model: Path) -> None:
-    (model / "model.gguf").write_bytes(b"GGUF....")
+    (model / "model.gguf").write_bytes(GGUF)
     with pytest.raises(ArtifactRefusedError, match="gguf, safetensors"):
         await build_manifest(model)
 
@@ -154,18 +264,61 @@ async def test_strange_links_are_refused(model: Path, target: str) -> None:
         await build_manifest(model)
 
 
+async def test_a_snapshot_of_the_hubs_cache_is_a_folder(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "hub"
+    repository = cache / "models--org--name"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    (repository / "blobs").mkdir(parents=True)
+    (cache / "blobs" / "ab").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (model / "config.json").rename(repository / "blobs" / "1")
+    (model / "model.safetensors").rename(cache / "blobs" / "ab" / "2")
+    (repository / "blobs" / "2").symlink_to("../../blobs/ab/2")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/2")
+    manifest = await build_manifest(snapshot)
+    assert [file.path for file in manifest.files] == ["config.json", "model.safetensors"]
+    snapshot.parent.rename(tmp_path / "models")
+    with pytest.raises(ArtifactRefusedError, match="is a link that"):
+        await build_manifest(tmp_path / "models" / ("c" * 40))
+
+
 async def test_special_files_are_refused(model: Path) -> None:
     os.mkfifo(model / "pipe")
-    with pytest.raises(ArtifactRefusedError, match="pipe"):
+    with pytest.raises(ArtifactRefusedError, match="pipe is a pipe"):
         async with asyncio.timeout(5):
             await build_manifest(model)
 
 
-@pytest.mark.parametrize("name", ["back\\slash.txt", "new\nline.txt", "part#12"])
-async def test_names_that_no_storage_takes_are_refused(model: Path, name: str) -> None:
-    (model / name).write_text("x")
-    with pytest.raises(ArtifactRefusedError, match="not allowed"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("back\\slash.txt", "backslash"),
+        ("new\nline.txt", "control character"),
+        ("\u202egnp.txt", "control character"),
+        ("part#12", "unfinished"),
+        ("cafe\u0301.txt", "NFC"),
+        ("\uff43onfig.txt", "only looks like"),
+        ("\u0441onfig.txt", "mixes Cyrillic and Latin"),
+        ("CONFIG.json", "upper and lower case"),
+        ("Tokenizer/other.txt", "upper and lower case"),
+        (b"not-\xff-unicode", "control character"),
+    ],
+)
+async def test_names_that_mislead_or_that_no_storage_takes_are_refused(
+    model: Path, name: str | bytes, why: str
+) -> None:
+    path = model / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+    with pytest.raises(ArtifactRefusedError, match=f"not allowed.*{why}"):
         await build_manifest(model)
+
+
+async def test_names_in_any_one_script_are_fine(model: Path) -> None:
+    for name in ("модель.txt", "模型.txt", "Ω.txt", "caf\u00e9.txt"):
+        (model / name).write_text("x")
+    assert len((await build_manifest(model)).files) == 7
 
 
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

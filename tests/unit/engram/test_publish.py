@@ -34,7 +34,8 @@ async def test_what_is_pushed_can_be_fetched_by_its_description(
     body = await push_directory(
         store, model, "tiny", "1.0", description, on_progress=progress.append
     )
-    assert body["artifact_path"] == "tiny/1.0"
+    digest = body["artifact"]["checksum"].removeprefix("sha256:")
+    assert body["artifact_path"] == f"tiny/1.0/{digest[:16]}"
     assert body["artifact"]["format"] == "safetensors"
     assert (body["tags"], body["requirements"]["min_ram_gb"]) == (["tiny"], 0.5)
     for file in body["files"]:
@@ -52,16 +53,28 @@ async def test_a_custom_model_is_told_by_its_signature(store: ObjectStore, model
     assert (await push_directory(store, model, "said", "1", said))["runtime"]["type"] == "vllm"
 
 
-async def test_pushing_again_leaves_nothing_of_the_first_time(
+async def test_other_content_never_touches_what_was_pushed_before(
     store: ObjectStore, model: Path
 ) -> None:
-    await push_directory(store, model, "tiny", "1")
-    await push_directory(store, model, "tiny", "1-other")
-    (model / "config.json").unlink()
-    await push_directory(store, model, "tiny", "1")
-    keys = [info.key for info in await store.list(store.models_bucket, "tiny/1")]
-    assert keys == ["tiny/1/model.safetensors", "tiny/1/tokenizer/vocab.txt"]
-    assert len(await store.list(store.models_bucket, "tiny/1-other")) == 3
+    first = await push_directory(store, model, "tiny", "1")
+    before = {info.key: info for info in await store.list(store.models_bucket)}
+    (model / "config.json").write_text('{"other": true}')
+    second = await push_directory(store, model, "tiny", "1")
+    after = {info.key: info for info in await store.list(store.models_bucket)}
+    assert first["artifact_path"] != second["artifact_path"]
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 6
+
+
+async def test_a_broken_push_goes_on_where_it_stopped(store: ObjectStore, model: Path) -> None:
+    body = await push_directory(store, model, "tiny", "1")
+    lost = f"{body['artifact_path']}/config.json"
+    kept = f"{body['artifact_path']}/model.safetensors"
+    await store.delete(store.models_bucket, lost)
+    before = await store.head(store.models_bucket, kept)
+    assert await push_directory(store, model, "tiny", "1") == body
+    assert await store.head(store.models_bucket, kept) == before, "it was not sent again"
+    assert (await store.head(store.models_bucket, lost)).size == 2
 
 
 async def test_a_refused_folder_uploads_nothing(
@@ -73,15 +86,29 @@ async def test_a_refused_folder_uploads_nothing(
     assert not (tmp_path / "a storage").exists()
 
 
-async def test_a_file_that_changes_during_the_push_is_noticed(
-    store: ObjectStore, model: Path
+@pytest.mark.parametrize("content", ["{ }", "{]", ""])
+async def test_a_file_that_changes_during_the_push_is_not_stored(
+    store: ObjectStore, model: Path, content: str
 ) -> None:
     def change(step: PushProgress) -> None:
         if step.phase == "hashing" and step.done_bytes == step.total_bytes:
-            (model / "config.json").write_text("{ }")
+            (model / "config.json").write_text(content)
 
     with pytest.raises(ArtifactRefusedError, match=r"config\.json changed"):
         await push_directory(store, model, "tiny", "1", on_progress=change)
+    stored = {info.key.rsplit("/", 1)[1] for info in await store.list(store.models_bucket)}
+    assert "config.json" not in stored
+
+
+async def test_a_file_that_comes_during_the_push_is_noticed(
+    store: ObjectStore, model: Path
+) -> None:
+    def add(step: PushProgress) -> None:
+        if step.phase == "uploading":
+            (model / "late.txt").write_text("late")
+
+    with pytest.raises(ArtifactRefusedError, match=r"late\.txt came or went"):
+        await push_directory(store, model, "tiny", "1", on_progress=add)
 
 
 @pytest.mark.parametrize(("family", "version"), [("../x", "1"), ("x", "../1"), ("x", "latest")])
