@@ -86,6 +86,7 @@ def _print_items(items: Sequence[Any]) -> None:
 
 def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
     error = job.get("error") or {}
+    told = job.get("output_metadata") or {}
     fields: list[tuple[str, object]] = [
         ("job", job["job_id"]),
         ("status", job["status"]),
@@ -106,7 +107,8 @@ def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("message", job.get("status_message")),
         ("waits", job.get("waiting_reason")),
         ("error", _why(error.get("code"), error.get("message")) if error else None),
-        ("measured", _numbers(job.get("output_metadata"))),
+        ("digest", told.get("model_digest")),
+        ("measured", _numbers(told)),
         ("", _numbers(job.get("metrics"))),
     )
     return fields + [(name, value) for name, value in optional if value]
@@ -132,7 +134,7 @@ def _numbers(values: Mapping[str, Any] | None) -> str:
     return ", ".join(
         f"{name} {round(value, 1) if isinstance(value, float) else value}"
         for name, value in (values or {}).items()
-        if not isinstance(value, dict | list)
+        if name != "model_digest" and not isinstance(value, dict | list)
     )
 
 

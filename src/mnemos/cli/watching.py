@@ -23,6 +23,8 @@ LOOK_SECONDS = 1.0
 QUIET_SECONDS = 5.0
 """After so long without an event CORTEX is asked what the job waits for."""
 
+_COUNTS = re.compile(r",?\s*\d+ (%|rows?|s|min|h)\b( left| so far)?")
+
 LOG_PRUNED = "log_pruned"
 
 _EXIT_BY_STATUS = {
@@ -110,7 +112,7 @@ class _DimLines:
 
     def say(self, line: str) -> None:
         """Print a line unless the person has just read it."""
-        kind = re.sub(r"\d+ (%|rows?)", "", line)
+        kind = _COUNTS.sub("", line)
         now = time.monotonic()
         if kind == self._last_kind and now - self._last_time < SAME_STATE_SECONDS:
             return

@@ -110,7 +110,7 @@ def status_update(update: pb.StatusUpdate) -> StatusUpdate:
     progress = update.load_progress
     if not message and update.HasField("load_progress") and progress.bytes_total:
         percent = min(100, 100 * progress.bytes_done // progress.bytes_total)
-        message = f"loading the model: {percent} %"
+        message = f"loading model {percent} %"
     return StatusUpdate(update.job_id, update.attempt, status, message[:MAX_TEXT])
 
 
