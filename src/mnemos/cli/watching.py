@@ -23,7 +23,7 @@ LOOK_SECONDS = 1.0
 QUIET_SECONDS = 5.0
 """After so long without an event CORTEX is asked what the job waits for."""
 
-_COUNTS = re.compile(r",?\s*\d+ (%|rows?|s|min|h)\b( left| so far)?")
+_COUNTS = re.compile(r",?\s*\d+ (%|(rows?|s|min|h)\b)( left| so far)?")
 
 LOG_PRUNED = "log_pruned"
 
