@@ -383,6 +383,53 @@ class LoadedModel(google.protobuf.message.Message):
 global___LoadedModel = LoadedModel
 
 @typing.final
+class CachedModel(google.protobuf.message.Message):
+    """A model whose files lie on the worker's disk, whole."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    family: builtins.str
+    version: builtins.str
+    digest: builtins.str
+    """"sha256:<hex>" over its files: what GENOME calls artifact.checksum."""
+    def __init__(
+        self,
+        *,
+        family: builtins.str = ...,
+        version: builtins.str = ...,
+        digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "family", b"family", "version", b"version"]) -> None: ...
+
+global___CachedModel = CachedModel
+
+@typing.final
+class ModelHint(google.protobuf.message.Message):
+    """A model that waiting jobs need and the worker could run."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FAMILY_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    RUNTIME_FIELD_NUMBER: builtins.int
+    family: builtins.str
+    version: builtins.str
+    runtime: builtins.str
+    def __init__(
+        self,
+        *,
+        family: builtins.str = ...,
+        version: builtins.str = ...,
+        runtime: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["family", b"family", "runtime", b"runtime", "version", b"version"]) -> None: ...
+
+global___ModelHint = ModelHint
+
+@typing.final
 class RegisterWorkerRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -540,6 +587,8 @@ class HeartbeatRequest(google.protobuf.message.Message):
     TOTAL_JOBS_COMPLETED_FIELD_NUMBER: builtins.int
     TOTAL_JOBS_FAILED_FIELD_NUMBER: builtins.int
     INSTANCE_ID_FIELD_NUMBER: builtins.int
+    CACHED_MODELS_FIELD_NUMBER: builtins.int
+    WANTS_HINTS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     status: global___WorkerStatus.ValueType
     status_reason: builtins.str
@@ -547,6 +596,8 @@ class HeartbeatRequest(google.protobuf.message.Message):
     total_jobs_completed: builtins.int
     total_jobs_failed: builtins.int
     instance_id: builtins.str
+    wants_hints: builtins.bool
+    """Whether it wants to be told which models to fetch ahead."""
     @property
     def current_jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptRef]: ...
     @property
@@ -557,6 +608,10 @@ class HeartbeatRequest(google.protobuf.message.Message):
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LoadedModel]: ...
     @property
     def acknowledged_action_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def cached_models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CachedModel]:
+        """The most recently used first; as many as CORTEX should know of."""
+
     def __init__(
         self,
         *,
@@ -571,9 +626,11 @@ class HeartbeatRequest(google.protobuf.message.Message):
         total_jobs_completed: builtins.int = ...,
         total_jobs_failed: builtins.int = ...,
         instance_id: builtins.str = ...,
+        cached_models: collections.abc.Iterable[global___CachedModel] | None = ...,
+        wants_hints: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["resources", b"resources", "timestamp", b"timestamp"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledged_action_ids", b"acknowledged_action_ids", "current_jobs", b"current_jobs", "instance_id", b"instance_id", "models", b"models", "resources", b"resources", "status", b"status", "status_reason", b"status_reason", "timestamp", b"timestamp", "total_jobs_completed", b"total_jobs_completed", "total_jobs_failed", b"total_jobs_failed", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged_action_ids", b"acknowledged_action_ids", "cached_models", b"cached_models", "current_jobs", b"current_jobs", "instance_id", b"instance_id", "models", b"models", "resources", b"resources", "status", b"status", "status_reason", b"status_reason", "timestamp", b"timestamp", "total_jobs_completed", b"total_jobs_completed", "total_jobs_failed", b"total_jobs_failed", "wants_hints", b"wants_hints", "worker_id", b"worker_id"]) -> None: ...
 
 global___HeartbeatRequest = HeartbeatRequest
 
@@ -584,18 +641,24 @@ class HeartbeatResponse(google.protobuf.message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: builtins.int
     ACTIONS_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    PREFETCH_FIELD_NUMBER: builtins.int
     acknowledged: builtins.bool
     message: builtins.str
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Action]: ...
+    @property
+    def prefetch(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelHint]:
+        """Models worth fetching before jobs come, the most wanted first."""
+
     def __init__(
         self,
         *,
         acknowledged: builtins.bool = ...,
         actions: collections.abc.Iterable[global___Action] | None = ...,
         message: builtins.str = ...,
+        prefetch: collections.abc.Iterable[global___ModelHint] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "actions", b"actions", "message", b"message"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "actions", b"actions", "message", b"message", "prefetch", b"prefetch"]) -> None: ...
 
 global___HeartbeatResponse = HeartbeatResponse
 
