@@ -15,11 +15,14 @@ from pydantic import SecretStr
 from mnemos.engram.errors import (
     AccessDeniedError,
     BucketNotFoundError,
+    CacheFullError,
+    DamagedObjectError,
     EngramError,
     InvalidKeyError,
     LocalDiskError,
     ObjectNotFoundError,
 )
+from mnemos.engram.fetch import WantedFile, fetch_files
 from mnemos.engram.store import MODELS_BUCKET, ObjectStore
 
 from ..errors import (
@@ -81,13 +84,26 @@ class EngramClient:
 
     async def download_object(self, object_path: str, local_dir: Path) -> None:
         """Download everything below `object_path` to `local_dir`, unverified."""
-        with _translated(object_path):
+        with translated(object_path):
             found = await self.store.list(self.models_bucket, object_path)
         if not found:
             raise ArtifactCorruptError(f"ENGRAM holds no file below {object_path}")
         folder = object_path.rstrip("/") + "/"
         files = [RemoteFile(info.key.removeprefix(folder), info.size) for info in found]
         await self.download_files(object_path, files, local_dir)
+
+    async def fetch(
+        self,
+        bucket: str | None,
+        files: Sequence[WantedFile],
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        """Bring objects to their paths, verified and durable; what has come is not fetched again.
+
+        `bucket` None: that of the models. Raises EngramErrors, as fetch_files does: the model
+        cache tells them apart.
+        """
+        await fetch_files(self.store, bucket or self.models_bucket, files, on_bytes=on_bytes)
 
     async def download_files(
         self,
@@ -159,7 +175,7 @@ class EngramClient:
         on_bytes: Callable[[int], None] | None,
     ) -> None:
         key = f"{object_path.rstrip('/')}/{file.path}"
-        with _translated(key):
+        with translated(key):
             came = await self.store.download_file(bucket, key, local_dir / file.path, on_bytes)
         if came.size != file.size:
             raise ArtifactCorruptError(
@@ -188,13 +204,18 @@ def _open(
 
 
 @contextlib.contextmanager
-def _translated(key: str) -> Iterator[None]:
+def translated(key: str) -> Iterator[None]:
+    """Say as a worker does what ENGRAM, or the cache of its files, says about `key`."""
     try:
         yield
     except ObjectNotFoundError as error:
-        raise ArtifactCorruptError(f"ENGRAM lacks {key}, which the manifest names") from error
-    except InvalidKeyError as error:
+        raise ArtifactCorruptError(
+            f"ENGRAM lacks a file of {key} that the manifest names: {error.message}"
+        ) from error
+    except (InvalidKeyError, DamagedObjectError) as error:
         raise ArtifactCorruptError(error.message) from error
+    except CacheFullError as error:
+        raise InsufficientResourcesError(error.message) from error
     except LocalDiskError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InsufficientResourcesError(error.message) from error

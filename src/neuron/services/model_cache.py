@@ -2,103 +2,79 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-from uuid import uuid4
+from collections.abc import Collection
+from pathlib import Path
 
-import msgspec
 import structlog
 
-from mnemos.engram.digest import manifest_checksum
+from mnemos.engram.cache import ArtifactCache, Busy, Hold, Load
+from mnemos.engram.cache.hashing import sha256_of
+from mnemos.engram.errors import EngramError
+from mnemos.engram.manifest import ManifestFile
 
-from ..clients.engram_client import RemoteFile
-from ..errors import ArtifactCorruptError, InvalidInputError, NeuronError
+from ..clients.engram_client import translated
+from ..errors import InvalidInputError, StorageUnavailableError
 
 logger = structlog.get_logger(__name__)
-
-MARKER = ".manifest.json"
-STAGING = ".staging"
-LOCKS = ".locks"
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_PATH = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A model's files, and where ENGRAM keeps them."""
-
-    bucket: str
-    artifact_path: str
-    files: tuple[RemoteFile, ...]
-    digest: str
-
-    @property
-    def total_bytes(self) -> int:
-        """What the files take on disk."""
-        return sum(file.size for file in self.files)
-
-
-class _Marker(msgspec.Struct, frozen=True):
-    digest: str
-    files: list[tuple[str, int]]
 
 
 class ModelCache:
     """A folder of models; `{family}:{version}` is a model's key.
 
-    Methods read and write files: call them in threads. A model's folder appears by one rename,
-    when everything in it is verified and durable.
+    Methods read and write files: call them in threads. Any number of workers share a folder. A
+    model appears in it at once, when everything in it is verified and durable, and stays while
+    somebody holds it; `budget_bytes` and `pinned` are as ArtifactCache says.
     """
 
-    def __init__(self, cache_dir: str | Path) -> None:
+    def __init__(
+        self,
+        cache_dir: str | Path,
+        budget_bytes: int | None = None,
+        pinned: Collection[str] = (),
+    ) -> None:
         self.cache_dir = Path(cache_dir)
-        self._owner = f"{os.getpid()}-{uuid4().hex[:8]}"
+        self.artifacts = ArtifactCache(self.cache_dir, budget_bytes, pinned)
 
     def get(self, model_key: str, digest: str | None = None) -> Path | None:
         """Return a cached model's folder; None if it is absent, incomplete or has another digest.
 
-        Cheap: sizes are compared, contents are not read again.
+        Cheap: sizes are compared, contents are not read again. Raises InvalidInputError.
         """
-        folder = self.folder(*split_key(model_key))
-        try:
-            marker = msgspec.json.decode((folder / MARKER).read_bytes(), type=_Marker)
-            whole = all((folder / path).stat().st_size == size for path, size in marker.files)
-        except (OSError, msgspec.MsgspecError):
+        held = self.hold(model_key, digest)
+        if held is None:
             return None
-        return folder if whole and (digest is None or marker.digest == digest) else None
+        held.close()
+        return held.path
+
+    def hold(self, model_key: str, digest: str | None = None) -> Hold | None:
+        """As `get`; the model stays until the hold is closed."""
+        family, version = split_key(model_key)
+        self.folder(family, version)
+        with translated(model_key):
+            return self.artifacts.hold(family, version, digest)
 
     def digest(self, model_key: str) -> str | None:
         """Return the digest of a cached model, "sha256:<hex>"; None if it is not here whole."""
-        folder = self.get(model_key)
-        if folder is None:
+        held = self.hold(model_key)
+        if held is None:
             return None
-        return msgspec.json.decode((folder / MARKER).read_bytes(), type=_Marker).digest
+        held.close()
+        return held.digest
 
-    def set(self, model_key: str, model_path: Path, manifest: Manifest | None = None) -> Path:
-        """Make `model_path`, a staging folder, the model's folder in place of any other."""
-        manifest = manifest or manifest_of_folder(model_path)
-        target = self.folder(*split_key(model_key))
-        marker = _Marker(manifest.digest, [(file.path, file.size) for file in manifest.files])
-        _write_durably(model_path / MARKER, msgspec.json.encode(marker))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            # An engine may still read the old files: their folder goes, the open files stay.
-            old = self.new_staging()
-            target.rename(old / "replaced")
-            model_path.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            model_path.rename(target)
-        _sync_folder(target.parent)
-        return target
+    def set(self, model_key: str, model_path: Path) -> Path:
+        """Copy the files below `model_path` into the cache as that model; return its folder."""
+        family, version = split_key(model_key)
+        self.folder(family, version)
+        files = files_below(model_path)
+        with translated(model_key):
+            begun = self.artifacts.begin(family, version, files)
+            if isinstance(begun, Busy):
+                raise StorageUnavailableError(f"another worker loads {model_key} just now")
+            held = begun if isinstance(begun, Hold) else _copy_in(begun, model_path)
+        held.close()
+        return held.path
 
     def folder(self, family: str, version: str) -> Path:
         """Return where a model lies or would lie.
@@ -106,52 +82,21 @@ class ModelCache:
         Raises:
             InvalidInputError: a name that could lead out of the cache.
         """
-        for what, name in (("family", family), ("version", version)):
-            if not _SAFE_NAME.fullmatch(name) or ".." in name:
-                raise InvalidInputError(
-                    f"the model's {what} {name!r} is not a name: use letters, digits, '.', '_', '-'"
-                )
-        return self.cache_dir / family / version
-
-    def new_staging(self) -> Path:
-        """Make a folder to download into; it is this process's to remove."""
-        folder = self.cache_dir / STAGING / f"{self._owner}-{uuid4().hex[:8]}"
         try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise NeuronError(
-                f"the model cache {self.cache_dir} cannot be written: {error.strerror}"
-            ) from error
-        return folder
+            return self.artifacts.folder(family, version)
+        except EngramError as error:
+            raise InvalidInputError(f"the model's {error.message}") from error
 
     def remove_strays(self) -> int:
-        """Remove what dead processes left half downloaded; return how many folders."""
-        removed = 0
-        with contextlib.suppress(OSError):
-            for folder in list((self.cache_dir / STAGING).iterdir()):
-                pid = folder.name.partition("-")[0]
-                if not pid.isdigit() or not Path(f"/proc/{pid}").exists():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
+        """Remove what dead processes left; return how many things. A failure is only logged."""
+        try:
+            removed = self.artifacts.remove_strays()
+        except (EngramError, OSError) as error:
+            logger.warning("strays_not_removed", cache_dir=str(self.cache_dir), error=str(error))
+            return 0
         if removed:
             logger.info("stray_downloads_removed", count=removed)
         return removed
-
-    @contextlib.contextmanager
-    def try_lock(self, model_key: str) -> Iterator[bool]:
-        """Hold the model's lock among processes, if it is free; it ends with its process."""
-        folder = self.cache_dir / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / model_key.replace(":", "@"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(handle)
 
 
 def split_key(model_key: str) -> tuple[str, str]:
@@ -160,82 +105,23 @@ def split_key(model_key: str) -> tuple[str, str]:
     return family, version
 
 
-def parse_manifest(metadata: dict[str, Any], family: str, version: str) -> Manifest:
-    """Read GENOME's metadata; nothing in it is trusted.
-
-    Raises:
-        ArtifactCorruptError: it names no files, or files that could leave their folder.
-    """
-    artifact = metadata.get("artifact")
-    artifact = artifact if isinstance(artifact, dict) else {}
-    path = metadata.get("artifact_path") or artifact.get("path")
-    listed = metadata.get("files")
-    if not isinstance(path, str) or not isinstance(listed, list) or not listed:
-        raise ArtifactCorruptError(f"GENOME names no files for {family}:{version}")
-    _check_path(path, family, version)
-    files = tuple(_file(entry, family, version) for entry in listed)
-    if len({file.path for file in files}) != len(files):
-        raise ArtifactCorruptError(f"GENOME names a file of {family}:{version} twice")
-    bucket = artifact.get("bucket")
-    return Manifest(bucket if isinstance(bucket, str) else "", path, files, _digest(files))
+def files_below(folder: Path) -> list[ManifestFile]:
+    """Return the files in a folder; all of them are read."""
+    return [
+        ManifestFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    ]
 
 
-def _file(entry: Any, family: str, version: str) -> RemoteFile:
-    path, size, sha256 = (
-        (entry.get("path"), entry.get("size"), entry.get("sha256"))
-        if isinstance(entry, dict)
-        else (None, None, None)
-    )
-    if not (isinstance(path, str) and isinstance(size, int) and size >= 0):
-        raise ArtifactCorruptError(f"GENOME's manifest of {family}:{version} cannot be read")
-    if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise ArtifactCorruptError(f"GENOME's manifest of {family}:{version} lacks a sha256")
-    _check_path(path, family, version)
-    if PurePosixPath(path).parts[0] == MARKER:
-        raise ArtifactCorruptError(f"{family}:{version} has a file named {MARKER}")
-    return RemoteFile(path, size, sha256)
-
-
-def _check_path(path: str, family: str, version: str) -> None:
-    parts = PurePosixPath(path).parts
-    unsafe = (
-        not parts
-        or path.startswith("/")
-        or len(path) > _MAX_PATH
-        or ".." in parts
-        or "\\" in path
-        or "\0" in path
-    )
-    if unsafe:
-        raise ArtifactCorruptError(
-            f"the manifest of {family}:{version} names {path[:200]!r}, which leaves its folder"
-        )
-
-
-def _digest(files: tuple[RemoteFile, ...]) -> str:
-    return manifest_checksum((file.path, file.size, file.sha256) for file in files)
-
-
-def manifest_of_folder(folder: Path) -> Manifest:
-    """Return what lies in a folder, by sizes only (files that came without a manifest)."""
-    files = tuple(
-        RemoteFile(file.relative_to(folder).as_posix(), file.stat().st_size)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MARKER
-    )
-    return Manifest("", "", files, _digest(files))
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _copy_in(load: Load, folder: Path) -> Hold:
     try:
-        os.fsync(handle)
+        while (claimed := load.claim()).files:
+            for file, place in claimed.files:
+                shutil.copyfile(folder / file.path, place)
+                with place.open("rb") as copied:
+                    os.fsync(copied.fileno())
+            load.adopt(claimed)
+        return load.finish()
     finally:
-        os.close(handle)
+        load.close()

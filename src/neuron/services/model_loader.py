@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +13,17 @@ from typing import Any, Protocol
 import structlog
 from opentelemetry import trace
 
-from ..clients.engram_client import RemoteFile
+from mnemos.engram.cache import Hold
+from mnemos.engram.errors import EngramError
+from mnemos.engram.fetch import WantedFile
+from mnemos.engram.obtain import in_thread, obtain
+
+from ..clients.engram_client import translated
 from ..config import Settings
 from ..errors import InsufficientResourcesError, NeuronError, StorageUnavailableError
 from ..utils.metrics import WorkerMetrics
-from .model_cache import Manifest, ModelCache, parse_manifest
+from .model_cache import ModelCache
+from .model_manifest import ModelManifest, parse_manifest
 
 logger = structlog.get_logger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -30,8 +36,6 @@ The first call comes when the download begins and names what was here already; i
 while another worker of this machine downloads.
 """
 _GIB = 1024**3
-_SPARE_BYTES = 64 * 1024 * 1024
-_LOCK_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +60,18 @@ class ModelCatalogue(Protocol):
 class ArtifactStore(Protocol):
     """What loading asks of ENGRAM."""
 
-    async def download_files(
+    async def fetch(
         self,
-        object_path: str,
-        files: tuple[RemoteFile, ...],
-        local_dir: Path,
+        bucket: str | None,
+        files: Sequence[WantedFile],
         on_bytes: Callable[[int], None] | None = None,
-        bucket: str | None = None,
     ) -> None: ...
 
 
 class ModelLoaderService:
     """Brings a model's files to this machine, verified, once for all who ask.
 
-    Cancelling a load leaves nothing behind but what the cache had before.
+    Cancelling a load leaves what has come for the next one, and no model that is not whole.
     """
 
     def __init__(
@@ -82,7 +84,12 @@ class ModelLoaderService:
         self.settings = settings
         self.genome_client = genome_client
         self.engram_client = engram_client
-        self.cache = ModelCache(settings.model_cache_dir)
+        budget = settings.cache_budget_gb
+        self.cache = ModelCache(
+            settings.model_cache_dir,
+            None if budget is None else int(budget * _GIB),
+            settings.pinned_models,
+        )
         self._metrics = metrics
         self._locks: dict[str, asyncio.Lock] = {}
         logger.info("model_loader_initialized", cache_dir=str(settings.model_cache_dir))
@@ -103,17 +110,11 @@ class ModelLoaderService:
             InvalidInputError: names that could lead out of the cache.
             ModelNotFoundError, StorageUnavailableError: GENOME or ENGRAM.
             ArtifactCorruptError: what came is not what the manifest says; nothing is kept.
-            InsufficientResourcesError: too big for the settings or the disk.
+            InsufficientResourcesError: too big for the settings or the disk, or what is in use
+                leaves no room.
         """
-        self.cache.folder(family, version)
-        model_key = f"{family}:{version}"
-        with tracer.start_as_current_span("load_model") as span:
-            span.set_attribute("model.family", family)
-            span.set_attribute("model.version", version)
-            async with self._locks.setdefault(model_key, asyncio.Lock()):
-                return await self._load(
-                    family, version, model_key, on_progress or _nobody, on_transfer
-                )
+        async with self.using(family, version, on_progress, on_transfer) as model:
+            return model.path
 
     @asynccontextmanager
     async def using(
@@ -128,8 +129,20 @@ class ModelLoaderService:
         Hold it for as long as an engine has the model. Many may hold one model; what is held
         ends with the process. The digest is that of the files at `path`. Raises as load_model.
         """
-        path = await self.load_model(family, version, on_progress, on_transfer)
-        yield ModelInUse(path, await self.digest(family, version) or "")
+        self.cache.folder(family, version)
+        model_key = f"{family}:{version}"
+        progress = _Progress(
+            model_key, on_progress or _nobody, on_transfer or _no_bytes, self._metrics
+        )
+        with tracer.start_as_current_span("load_model") as span:
+            span.set_attribute("model.family", family)
+            span.set_attribute("model.version", version)
+            async with self._locks.setdefault(model_key, asyncio.Lock()):
+                held = await self._load(family, version, model_key, progress)
+        try:
+            yield ModelInUse(held.path, held.digest)
+        finally:
+            held.close()
 
     async def digest(self, family: str, version: str) -> str | None:
         """Return the digest of the model as it lies in the cache; None if it does not.
@@ -138,36 +151,50 @@ class ModelLoaderService:
         """
         return await asyncio.to_thread(self.cache.digest, f"{family}:{version}")
 
-    async def _load(
-        self,
-        family: str,
-        version: str,
-        model_key: str,
-        on_progress: OnProgress,
-        on_transfer: OnTransfer | None,
-    ) -> Path:
+    async def note_usage(self) -> None:
+        """Have the metrics say how much the cache holds, and may hold."""
+        if self._metrics is None:
+            return
         try:
-            metadata = await self._fetch_metadata(family, version)
+            usage = await asyncio.to_thread(self.cache.artifacts.usage)
+        except (EngramError, OSError) as error:
+            logger.warning("cache_not_measured", error=str(error))
+            return
+        self._metrics.cache_bytes.set(usage.held_bytes)
+        self._metrics.cache_limit_bytes.set(usage.limit_bytes)
+
+    async def _load(self, family: str, version: str, model_key: str, progress: _Progress) -> Hold:
+        try:
+            manifest = await self._manifest(family, version)
         except StorageUnavailableError as error:
             return await self._cached_or_raise(model_key, error)
-        manifest = parse_manifest(metadata, family, version)
-        if cached := await asyncio.to_thread(self.cache.get, model_key, manifest.digest):
-            logger.info("model_cache_hit", model=model_key, path=str(cached))
-            return cached
+        if held := await self._hold(model_key, manifest.digest):
+            self._count_look("hit")
+            logger.info("model_cache_hit", model=model_key, path=str(held.path))
+            return held
+        self._count_look("miss")
         logger.info("model_cache_miss", model=model_key, message="Downloading from storage")
-        async with self._only_process(model_key, on_progress):
-            if cached := await asyncio.to_thread(self.cache.get, model_key, manifest.digest):
-                return cached
-            path = await self._download_model(model_key, manifest, on_progress, on_transfer)
-        logger.info("model_loaded", model=model_key, path=str(path))
-        return path
+        self._check_size(model_key, manifest)
+        held = await self._download_model(family, version, manifest, progress)
+        await self.note_usage()
+        logger.info("model_loaded", model=model_key, path=str(held.path))
+        return held
 
-    async def _cached_or_raise(self, model_key: str, error: StorageUnavailableError) -> Path:
-        cached = await asyncio.to_thread(self.cache.get, model_key)
-        if cached is None:
+    async def _manifest(self, family: str, version: str) -> ModelManifest:
+        """Return what GENOME says the model is: the one place where that is judged."""
+        metadata = await self._fetch_metadata(family, version)
+        return parse_manifest(metadata, family, version)
+
+    async def _hold(self, model_key: str, digest: str | None = None) -> Hold | None:
+        return await in_thread(self.cache.hold, model_key, digest, undo=_close)
+
+    async def _cached_or_raise(self, model_key: str, error: StorageUnavailableError) -> Hold:
+        held = await self._hold(model_key)
+        if held is None:
             raise error
+        self._count_look("hit")
         logger.warning("genome_down_using_cache", model=model_key, error=error.message)
-        return cached
+        return held
 
     async def _fetch_metadata(self, family: str, version: str) -> dict[str, Any]:
         try:
@@ -179,96 +206,113 @@ class ModelLoaderService:
             raise
 
     async def _download_model(
-        self,
-        model_key: str,
-        manifest: Manifest,
-        on_progress: OnProgress,
-        on_transfer: OnTransfer | None,
-    ) -> Path:
-        await asyncio.to_thread(self._check_room, model_key, manifest)
-        logger.info("downloading_model", model=model_key, size_mb=manifest.total_bytes // 2**20)
-        staging = await asyncio.to_thread(self.cache.new_staging)
-        progress = _Progress(manifest.total_bytes, on_progress, on_transfer, self._metrics)
+        self, family: str, version: str, manifest: ModelManifest, progress: _Progress
+    ) -> Hold:
+        model_key = f"{family}:{version}"
+        size_mb = manifest.total_bytes // 2**20
+        logger.info("downloading_model", model=model_key, size_mb=size_mb)
+
+        async def fetch(files: Sequence[WantedFile], on_bytes: Callable[[int], None]) -> None:
+            await self.engram_client.fetch(manifest.bucket or None, files, on_bytes)
+
         try:
-            await self.engram_client.download_files(
-                manifest.artifact_path,
-                manifest.files,
-                staging,
-                progress.add,
-                manifest.bucket or None,
-            )
-            path = await asyncio.to_thread(self.cache.set, model_key, staging, manifest)
+            with translated(model_key):
+                held = await obtain(
+                    self.cache.artifacts,
+                    family,
+                    version,
+                    manifest.files,
+                    manifest.artifact_path,
+                    fetch,
+                    progress,
+                )
         except NeuronError as error:
             logger.error("download_model_failed", model=model_key, error=error.message)
             raise
-        finally:
-            await asyncio.shield(
-                asyncio.get_running_loop().run_in_executor(
-                    None, lambda: shutil.rmtree(staging, ignore_errors=True)
-                )
-            )
-        logger.info("model_downloaded", model=model_key, size_mb=manifest.total_bytes // 2**20)
-        return path
+        logger.info("model_downloaded", model=model_key, size_mb=size_mb)
+        return held
 
-    def _check_room(self, model_key: str, manifest: Manifest) -> None:
-        size = manifest.total_bytes
+    def _check_size(self, model_key: str, manifest: ModelManifest) -> None:
         limit = self.settings.max_model_size_gb
-        if size > limit * _GIB:
+        if manifest.total_bytes > limit * _GIB:
             raise InsufficientResourcesError(
-                f"{model_key} takes {size / _GIB:.1f} GiB, and this worker's"
+                f"{model_key} takes {manifest.total_bytes / _GIB:.1f} GiB, and this worker's"
                 f" NEURON_MAX_MODEL_SIZE_GB is {limit:g}"
             )
-        self.cache.cache_dir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.cache.cache_dir).free
-        if size + _SPARE_BYTES > free:
-            raise InsufficientResourcesError(
-                f"{model_key} takes {size / _GIB:.1f} GiB, and {self.cache.cache_dir}"
-                f" has {free / _GIB:.1f} GiB free"
-            )
 
-    @asynccontextmanager
-    async def _only_process(self, model_key: str, on_progress: OnProgress) -> AsyncIterator[None]:
-        """Hold the model's lock among the processes that share the cache."""
-        told = False
-        while True:
-            with ExitStack() as stack:
-                if stack.enter_context(self.cache.try_lock(model_key)):
-                    yield
-                    return
-            if not told:
-                told = True
-                on_progress("another worker on this machine downloads the model")
-            await asyncio.sleep(_LOCK_POLL_SECONDS)  # flock has no event to wait for
+    def _count_look(self, outcome: str) -> None:
+        if self._metrics is not None:
+            self._metrics.cache_looks.labels(outcome).inc()
 
 
 class _Progress:
-    """Counts bytes and speaks at each whole percent."""
+    """Says to those who wait how a model arrives: at each whole percent, and few times a second."""
 
     def __init__(
         self,
-        total: int,
+        model_key: str,
         tell: OnProgress,
-        transferred: OnTransfer | None,
+        transferred: OnTransfer,
         metrics: WorkerMetrics | None,
     ) -> None:
-        self._total = max(1, total)
+        self._model_key = model_key
         self._tell = tell
         self._transferred = transferred
         self._metrics = metrics
         self._done = 0
-        self._told = -1
+        self._total = 0
+        self._told = ""
+        self._told_at = 0.0
 
-    def add(self, count: int) -> None:
-        self._done += count
+    def begun(self, here_bytes: int, total_bytes: int) -> None:
+        """Say where the download begins."""
+        self._done, self._total = here_bytes, total_bytes
+        self._say(f"downloading the model, {self._percent()} %")
+        self._transferred(self._done, self._total)
+
+    def came(self, count: int) -> None:
+        """Count what has come."""
+        self._done = min(self._total, self._done + count)
         if self._metrics is not None:
             self._metrics.download_bytes.inc(count)
-        percent = min(100, 100 * self._done // self._total)
-        if percent != self._told:
-            self._told = percent
-            self._tell(f"downloading the model, {percent} %")
-            if self._transferred is not None:
-                self._transferred(self._done, self._total)
+        now = time.monotonic()
+        said = self._say(f"downloading the model, {self._percent()} %")
+        if said or now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            self._transferred(self._done, self._total)
+
+    def waiting(self, percent: int) -> None:
+        """Say that another worker downloads."""
+        self._say(f"another worker on this machine downloads the model, {percent} %")
+
+    def evicted(self, models: Sequence[str]) -> None:
+        """Log and count what made room."""
+        logger.info("models_evicted_from_disk", models=list(models), made_room_for=self._model_key)
+        if self._metrics is not None:
+            self._metrics.cache_evictions.inc(len(models))
+
+    def _percent(self) -> int:
+        return 100 * self._done // max(1, self._total)
+
+    def _say(self, words: str) -> bool:
+        if words == self._told:
+            return False
+        self._told = words
+        self._tell(words)
+        return True
+
+
+_TELL_SECONDS = 0.5
+
+
+def _close(held: Hold | None) -> None:
+    if held is not None:
+        held.close()
 
 
 def _nobody(_: str) -> None:
+    return
+
+
+def _no_bytes(_: int, __: int) -> None:
     return

@@ -38,6 +38,21 @@ class WorkerMetrics:
         self.models_loaded = self._gauge("neuron_models_loaded", "Models resident now.")
         self.engine_crashes = self._counter("neuron_engine_crashes", "Engines that died.")
         self.download_bytes = self._counter("neuron_download_bytes", "Model bytes downloaded.")
+        self.cache_bytes = self._gauge(
+            "neuron_model_cache_bytes", "What the model cache holds on disk."
+        )
+        self.cache_limit_bytes = self._gauge(
+            "neuron_model_cache_limit_bytes", "What the model cache may hold."
+        )
+        self.cache_looks = Counter(
+            "neuron_model_cache_looks",
+            "Loads by whether the model was here.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.cache_evictions = self._counter(
+            "neuron_model_cache_evictions", "Models that made room for others on disk."
+        )
         self.heartbeat_failures = self._counter(
             "neuron_heartbeat_failures", "Heartbeats that did not arrive."
         )

@@ -35,9 +35,9 @@ def cache_dir(tmp_path: Path) -> Path:
     """A cache that already has the models of the jobs."""
     cache = ModelCache(tmp_path / "cache")
     for family in ("tiny", "small", "big"):
-        staging = cache.new_staging()
-        (staging / "config.json").write_text("{}")
-        cache.set(f"{family}:1", staging)
+        (files := tmp_path / family).mkdir()
+        (files / "config.json").write_text("{}")
+        cache.set(f"{family}:1", files)
     return cache.cache_dir
 
 

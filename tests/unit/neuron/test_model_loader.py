@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neuron.clients.engram_client import EngramClient, RemoteFile
+from mnemos.engram.cache.inventory import take_inventory
+from mnemos.engram.fetch import WantedFile
+from neuron.clients.engram_client import EngramClient
 from neuron.config import Settings
 from neuron.errors import (
     ArtifactCorruptError,
@@ -20,8 +21,8 @@ from neuron.errors import (
     ModelNotFoundError,
     StorageUnavailableError,
 )
-from neuron.services.model_cache import ModelCache, parse_manifest
 from neuron.services.model_loader import ModelLoaderService
+from neuron.services.model_manifest import parse_manifest
 
 CONTENT = {"config.json": b"{}", "weights/part.bin": b"x" * 5000}
 
@@ -48,22 +49,22 @@ class CountingEngram:
     def __init__(self, root: Path) -> None:
         self.client = EngramClient(f"file://{root}", "", "")
         self.downloads = 0
+        self.fetched: list[str] = []
         self.began = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def download_files(
+    async def fetch(
         self,
-        object_path: str,
-        files: Sequence[RemoteFile],
-        local_dir: Path,
+        bucket: str | None,
+        files: Sequence[WantedFile],
         on_bytes: Callable[[int], None] | None = None,
-        bucket: str | None = None,
     ) -> None:
         self.downloads += 1
+        self.fetched += [file.key for file in files]
         self.began.set()
         await self.gate.wait()
-        await self.client.download_files(object_path, files, local_dir, on_bytes, bucket)
+        await self.client.fetch(bucket, files, on_bytes)
 
 
 def describe(content: dict[str, bytes], path: str = "tiny/1") -> dict[str, Any]:
@@ -104,8 +105,16 @@ def loader(tmp_path: Path, genome: Genome, engram: CountingEngram) -> ModelLoade
 
 
 def nothing_left_behind(loader: ModelLoaderService) -> bool:
-    staging = loader.cache.cache_dir / ".staging"
-    return not staging.exists() or not list(staging.iterdir())
+    """Whether all that lies in the cache is models, and what they are made of."""
+    layout = loader.cache.artifacts.layout
+    if not loader.cache.cache_dir.exists():
+        return True
+    strays = [
+        path
+        for name in (".staging", ".trash", ".partial")
+        for path in (loader.cache.cache_dir / name).iterdir()
+    ]
+    return not strays and not take_inventory(layout).orphans
 
 
 async def test_a_model_is_downloaded_once_and_then_found(
@@ -192,16 +201,51 @@ async def test_another_digest_is_fetched_anew(
     assert nothing_left_behind(loader)
 
 
-async def test_a_cache_with_a_hole_is_fetched_anew(
+async def test_only_what_is_missing_is_fetched_anew(
     loader: ModelLoaderService, engram: CountingEngram
 ) -> None:
     path = await loader.load_model("tiny", "1")
-    (path / "config.json").unlink()
+    engram.fetched.clear()
+    (path / "weights/part.bin").unlink()  # its blob is still here
+    await loader.load_model("tiny", "1")
+    assert engram.fetched == []
+    assert (path / "weights/part.bin").read_bytes() == CONTENT["weights/part.bin"]
 
+    sha256 = hashlib.sha256(CONTENT["config.json"]).hexdigest()
+    (path / "config.json").unlink()
+    loader.cache.artifacts.layout.blob(sha256).unlink()
     await loader.load_model("tiny", "1")
 
-    assert engram.downloads == 2
-    assert (path / "config.json").exists()
+    assert engram.fetched == ["tiny/1/config.json"]
+    assert (path / "config.json").read_bytes() == CONTENT["config.json"]
+    assert nothing_left_behind(loader)
+
+
+async def test_a_version_with_one_changed_file_fetches_only_that(
+    tmp_path: Path, loader: ModelLoaderService, genome: Genome, engram: CountingEngram
+) -> None:
+    first = await loader.load_model("tiny", "1")
+    engram.fetched.clear()
+    changed = CONTENT | {"config.json": b'{"second": true}'}
+    store(tmp_path / "engram", changed, "tiny/2")
+    genome.models["tiny:2"] = describe(changed, "tiny/2")
+
+    second = await loader.load_model("tiny", "2")
+
+    assert engram.fetched == ["tiny/2/config.json"]
+    assert (second / "config.json").read_bytes() == changed["config.json"]
+    assert (first / "config.json").read_bytes() == CONTENT["config.json"]
+    assert (first / "weights/part.bin").samefile(second / "weights/part.bin")
+
+
+async def test_a_model_in_use_has_its_digest_and_is_held(
+    loader: ModelLoaderService, genome: Genome
+) -> None:
+    async with loader.using("tiny", "1") as model:
+        assert model.digest == parse_manifest(genome.models["tiny:1"], "tiny", "1").digest
+        assert model.digest == await loader.digest("tiny", "1")
+        assert loader.cache.artifacts.entries()[0].in_use
+    assert not loader.cache.artifacts.entries()[0].in_use
 
 
 async def test_genome_down_is_no_reason_to_stop_with_a_cache(
@@ -257,13 +301,3 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(path: str) -> None:
 def test_a_manifest_that_says_nothing_sound_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ArtifactCorruptError):
         parse_manifest(describe(CONTENT) | change, "tiny", "1")
-
-
-def test_what_dead_processes_left_is_removed_and_what_live_ones_do_is_not(tmp_path: Path) -> None:
-    cache = ModelCache(tmp_path)
-    mine = cache.new_staging()
-    (tmp_path / ".staging" / "999999999-dead-1").mkdir()
-
-    assert cache.remove_strays() == 1
-    assert mine.exists()
-    assert mine.name.startswith(str(os.getpid()))
