@@ -98,6 +98,7 @@ jobs = Table(
     Column("error", Text),
     Column("error_retryable", Boolean),
     Column("engine_crashes", Integer, nullable=False, server_default="0"),
+    Column("lost_workers", Integer, nullable=False, server_default="0"),
     Column("row_count", Integer, nullable=False, server_default="0"),
     Column("void_attempts", Integer, nullable=False, server_default="0"),
     Column("pruned_lines", LONG, nullable=False, server_default="0"),
