@@ -11,6 +11,7 @@
     ├── CacheFullError            cache_full           what could make room is in use: try again
     │   └── OverBudgetError       cache_full           it would not fit an empty cache either
     ├── UntrustedModelError       untrusted            no trusted key vouches for the files
+    ├── SigningKeyError           invalid_key_file     a file that holds no key for signatures
     ├── MissingExtraError         missing_extra        a package that only some need is missing
     └── LocalDiskError            local_disk           this machine's disk, not the storage
 
@@ -93,6 +94,12 @@ class UntrustedModelError(EngramError):
     """A model's signature is missing, wrong, of another model, or by a key that is not trusted."""
 
     code = "untrusted"
+
+
+class SigningKeyError(EngramError):
+    """A file that should hold a key for signatures cannot be read, or holds none."""
+
+    code = "invalid_key_file"
 
 
 class MissingExtraError(EngramError):
