@@ -81,7 +81,7 @@ async def _run(fetching: Fetching, stop_seconds: float) -> None:
         await _ended(ending, stop_seconds)
         raise
     finally:
-        thread.shutdown(wait=False)
+        thread.shutdown(wait=ending.done())  # a moment, unless it hangs in the disk
 
 
 async def _ended(ending: asyncio.Future[None], seconds: float) -> None:

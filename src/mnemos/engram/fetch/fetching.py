@@ -46,12 +46,13 @@ class Fetching:
 
     def run(self) -> None:
         """Bring all files, or raise the first error; unfinished files stay. Blocks."""
+        # First of all: a size beyond belief would make parts beyond count.
+        self._check_space()
         try:
             for target in self._targets:
                 if self._stopped:
                     return
                 target.prepare()
-            self._check_space()
             board = Board(self._targets)
             with self._lock:
                 self._board = board

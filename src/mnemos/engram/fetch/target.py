@@ -136,10 +136,13 @@ class Target:
 
     def missing_bytes(self) -> int:
         """How much space the disk must still give. Raises LocalDiskError."""
-        if self.is_complete or not self._is_large:
-            return sum(part.left for part in self.parts)
         with self._disk("read"):
-            return max(0, self.wanted.size - self.path.stat().st_blocks * 512)
+            if not self.path.is_file():
+                return self.wanted.size
+            status = self.path.stat()
+            if status.st_size == self.wanted.size and not journal_path(self.path).exists():
+                return 0
+            return max(0, self.wanted.size - status.st_blocks * 512)
 
     def allocate(self, stopping: Callable[[], bool]) -> None:
         """Reserve the file's space; small files get theirs as they come. Raises LocalDiskError."""
