@@ -106,9 +106,10 @@ def _pickles_of(path: Path, name: str) -> Iterator[bytes]:
 
 def _pickles_in_archive(path: Path, name: str) -> Iterator[bytes]:
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if not member.filename.lower().endswith(".pkl"):
-                continue  # the bytes of a tensor
+        members = [each for each in archive.infolist() if each.filename.lower().endswith(".pkl")]
+        if not members:
+            raise _unknown(name)
+        for member in members:
             if member.file_size > MAX_PICKLE_BYTES:
                 raise _too_large(name)
             with archive.open(member) as file:
@@ -144,9 +145,7 @@ def _end_of_pickle(file: BinaryIO, name: str, start: int) -> object:
             if position is not None and position - start > MAX_PICKLE_BYTES:
                 raise _too_large(name)
     except (ValueError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise ArtifactRefusedError(
-            f"{name} cannot be scanned to its end, so what it would do is not known."
-        ) from error
+        raise _unknown(name) from error
     return only
 
 
@@ -170,6 +169,12 @@ class _Bounded:
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+def _unknown(name: str) -> ArtifactRefusedError:
+    return ArtifactRefusedError(
+        f"{name} cannot be scanned to its end, so what it would do is not known."
+    )
 
 
 def _too_large(name: str) -> ArtifactRefusedError:
