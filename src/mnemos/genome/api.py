@@ -1,142 +1,148 @@
-"""The routes: /api/v1/models for the registry, /health* and /metrics for operators."""
+"""The routes of models and their versions, below /api/v1/models."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import structlog
-from fastapi import APIRouter, Body, Query, Response
-from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, ValidationError
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import AfterValidator
 
 from ..engram.keys import LATEST, check_name
+from .answers import FamilyVersions, Model, ModelPage, ValidationReport, VersionOrder
+from .bodies import SPEC_BODY, read_report, read_spec
 from .checks import allowed_key
-from .errors import GenomeUnavailableError, InvalidModelError
-from .metrics import GenomeMetrics
-from .models import (
-    Family,
-    FamilyVersions,
-    Model,
-    ModelPage,
-    ModelSpec,
-    ModelUpdate,
-    ValidationProblem,
-    ValidationReport,
-)
-from .store import ModelStore
+from .errors import InvalidModelError
+from .models import ArtifactFormat, Family, ModelSpec, ModelUpdate, RuntimeName, Text
+from .replies import IfMatch, IfNoneMatch, errors, not_modified, reply
+from .store import Found, ModelQuery, ModelStore, VersionQuery
 
 MAX_PAGE = 500
-
-_log = structlog.get_logger(__name__)
 
 AskedVersion = Annotated[
     str, AfterValidator(allowed_key(lambda value: check_name(value, "version")))
 ]
-"""A version, or the word `latest`."""
+"""A version, or a version tag."""
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
 def models_router(store: ModelStore) -> APIRouter:
-    """Everything below /api/v1/models."""
+    """Everything below /api/v1/models but the version tags."""
     router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
-    @router.post("", status_code=201, responses={200: {"description": "It was there already."}})
-    async def register(spec: ModelSpec, response: Response, replace: bool = False) -> Model:
+    @router.post(
+        "",
+        response_model=Model,
+        status_code=201,
+        responses={
+            200: {"model": Model, "description": "It was there already."},
+            **errors(409, 413),
+        },
+        openapi_extra=SPEC_BODY,
+    )
+    async def register(
+        spec: Annotated[ModelSpec, Depends(read_spec)], replace: bool = False
+    ) -> Response:
         """Register a version. The same content again answers 200, other content 409."""
-        registration = await store.register(spec, replace=replace)
-        response.status_code = 201 if registration.created else 200
-        if registration.created:
-            _log.info("genome.model_registered", family=spec.family, version=spec.version)
-        return registration.model
+        registered = await store.register(spec, replace=replace)
+        return _model(registered.found, status=201 if registered.created else 200)
 
-    @router.post("/validate")
-    async def validate(body: Annotated[Any, Body()]) -> ValidationReport:
+    @router.post("/validate", responses=errors(413), openapi_extra=SPEC_BODY)
+    async def validate(
+        report: Annotated[ValidationReport, Depends(read_report)],
+    ) -> ValidationReport:
         """Say everything that is wrong with a description; register nothing."""
-        return check_description(body)
+        return report
 
-    @router.get("")
+    @router.get("", response_model=ModelPage, responses=errors(304))
     async def list_models(
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+        limit: Limit = 50,
         cursor: str | None = None,
         family: Family | None = None,
-        tag: Annotated[str | None, Query(max_length=128)] = None,
-    ) -> ModelPage:
-        """List versions of models, newest first."""
-        return await store.list(limit=limit, cursor=cursor, family=family, tag=tag)
+        tag: Annotated[
+            Text | None, Query(max_length=128, description="A label, as in the field `tags`.")
+        ] = None,
+        version_tag: Annotated[
+            AskedVersion | None, Query(description="Only what a tag like `prod` points to.")
+        ] = None,
+        format: ArtifactFormat | None = None,
+        runtime: RuntimeName | None = None,
+        q: Annotated[
+            Text | None,
+            Query(
+                max_length=200,
+                description="Words in family, version, name, description, capabilities, labels.",
+            ),
+        ] = None,
+        total: Annotated[bool, Query(description="Count all pages as well.")] = False,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """List versions of models, newest first, without their files."""
+        query = ModelQuery(
+            limit=limit,
+            cursor=cursor,
+            family=family,
+            label=tag,
+            version_tag=version_tag,
+            format=format,
+            runtime=runtime,
+            search=q,
+            with_total=total,
+        )
+        return reply(await store.list(query), if_none_match=if_none_match)
 
-    @router.get("/{family}")
-    async def show(family: Family, version: AskedVersion | None = None) -> Model:
-        """Show a version; without one, or with `latest`, the newest registered."""
-        return await store.get(family, None if version == LATEST else version)
+    @router.get("/{family}", response_model=Model, responses=errors(304, 404))
+    async def show(
+        family: Family, version: AskedVersion | None = None, if_none_match: IfNoneMatch = None
+    ) -> Response:
+        """Show a version, named itself or by a version tag; `latest` if neither is given."""
+        return _model(await store.get(family, version, if_none_match=if_none_match))
 
-    @router.get("/{family}/versions")
-    async def versions(family: Family) -> FamilyVersions:
-        """List a family's versions, newest first."""
-        return await store.versions(family)
+    @router.get("/{family}/versions", response_model=FamilyVersions, responses=errors(304, 404))
+    async def versions(
+        family: Family,
+        sort: VersionOrder = "newest",
+        limit: Limit = MAX_PAGE,
+        cursor: str | None = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """List a family's versions: the newest first, or the highest by semantic versioning."""
+        query = VersionQuery(limit=limit, cursor=cursor, order=sort)
+        return reply(await store.versions(family, query), if_none_match=if_none_match)
 
-    @router.put("/{family}")
+    @router.put("/{family}", response_model=Model, responses=errors(404, 412))
     async def update(
-        family: Family, change: ModelUpdate, version: AskedVersion | None = None
-    ) -> Model:
+        family: Family,
+        change: ModelUpdate,
+        version: AskedVersion | None = None,
+        if_match: IfMatch = None,
+    ) -> Response:
         """Change what is said about a version; its files stay as they are."""
-        model = await store.update(family, _named(version), change.applied_to)
-        _log.info("genome.model_updated", family=family, version=version)
-        return model
+        named = _named(version)
+        return _model(await store.update(family, named, change.changes(), if_match=if_match))
 
-    @router.delete("/{family}", status_code=204)
-    async def forget(family: Family, version: AskedVersion | None = None) -> None:
+    @router.delete("/{family}", status_code=204, responses=errors(404, 409, 412))
+    async def forget(
+        family: Family,
+        version: AskedVersion | None = None,
+        force: Annotated[
+            bool, Query(description="Delete the version tags that point to it as well.")
+        ] = False,
+        if_match: IfMatch = None,
+    ) -> None:
         """Forget a version; its files stay in ENGRAM."""
-        await store.delete(family, _named(version))
-        _log.info("genome.model_deleted", family=family, version=version)
+        await store.delete(family, _named(version), force=force, if_match=if_match)
 
     return router
 
 
-def operations_router(store: ModelStore, metrics: GenomeMetrics) -> APIRouter:
-    """Health and numbers."""
-    router = APIRouter(tags=["operations"])
-
-    @router.get("/health")
-    @router.get("/health/live")
-    async def live() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok", "service": "genome"}
-
-    @router.get("/health/ready")
-    async def ready() -> JSONResponse:
-        """Say whether models can be read and registered; 503 and the reasons if not."""
-        try:
-            await store.check()
-        except GenomeUnavailableError as error:
-            return JSONResponse({"ready": False, "reasons": [error.message]}, 503)
-        return JSONResponse({"ready": True, "reasons": []})
-
-    @router.get("/metrics")
-    async def numbers() -> Response:
-        """Prometheus' text format."""
-        metrics.models.set(await store.count())
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
-
-
-def check_description(body: Any) -> ValidationReport:
-    """Say everything that is wrong with a description."""
-    try:
-        ModelSpec.model_validate(body)
-    except ValidationError as error:
-        problems = [
-            ValidationProblem(
-                field=".".join(str(part) for part in each["loc"]) or None,
-                message=each["msg"].removeprefix("Value error, "),
-            )
-            for each in error.errors(include_input=False, include_url=False)
-        ]
-        return ValidationReport(valid=False, errors=problems)
-    return ValidationReport(valid=True)
+def _model(found: Found, *, status: int = 200) -> Response:
+    if found.document is None:
+        return not_modified(found.digest)
+    return reply(found.document, digest=found.digest, status=status)
 
 
 def _named(version: str | None) -> str:
-    """A change names its version: the newest may be another one a moment later."""
+    """A change names its version: `latest` may be another one a moment later."""
     if version is None or version == LATEST:
         raise InvalidModelError("version: say which version is meant, by its name.", "version")
     return version

@@ -5,15 +5,17 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from ..http import error_body, install_error_handling
-from .api import models_router, operations_router
-from .errors import GenomeError
+from ..http import describe_validation_errors, error_body, install_error_handling
+from .api import models_router
+from .bodies import located
+from .errors import RETRY_SECONDS, GenomeError
 from .metrics import GenomeMetrics, MetricsMiddleware
+from .operations_api import operations_router
 from .store import ModelStore
-
-_RETRY_SECONDS = 2
+from .tags_api import tags_router
 
 
 def create_app(store: ModelStore) -> FastAPI:
@@ -25,16 +27,25 @@ def create_app(store: ModelStore) -> FastAPI:
         description="The models' registry.",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
+        separate_input_output_schemas=False,
     )
     app.include_router(models_router(store))
+    app.include_router(tags_router(store))
     app.include_router(operations_router(store, metrics))
     app.add_exception_handler(GenomeError, _answer_genome_error)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_error_handling(app)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
     return app
 
 
 async def _answer_genome_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GenomeError)
-    headers = {"Retry-After": str(_RETRY_SECONDS)} if error.retryable else None
+    headers = {"Retry-After": str(RETRY_SECONDS)} if error.retryable else None
     return JSONResponse(error_body(error.code, error.message, error.field), error.status, headers)
+
+
+async def _answer_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    message, field = describe_validation_errors(located(error.errors()))
+    return JSONResponse(error_body("invalid_input", message, field), 422)

@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic_core import PydanticCustomError
 
 from mnemos.json_schema import check_json_schema
 
 from ..engram.errors import InvalidKeyError
+from ..engram.keys import check_key
+from ..engram.names import check_file_name
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_JSON_BYTES = 64 * 1024
 MAX_JSON_DEPTH = 32
 
 
-def allowed_key(check: Callable[[str], str]) -> Callable[[str], str]:
+def problem_in(field: str, reason: str) -> PydanticCustomError:
+    """An error about a field inside of what is checked as a whole; to be raised."""
+    return PydanticCustomError("field", "{reason}", {"field": field, "reason": reason})
+
+
+def plain_text(value: str) -> str:
+    """Return `value` if every database can keep it."""
+    if "\0" in value:
+        raise ValueError("holds the character NUL")
+    return value
+
+
+def file_path(value: str) -> str:
+    """Return `value` if it may be the path of a model's file."""
+    return allowed_key(check_key if value.isascii() else check_file_name)(value)
+
+
+def allowed_key(check: Callable[[T], R]) -> Callable[[T], R]:
     """Make one of ENGRAM's checks a validator."""
 
-    def validate(value: str) -> str:
+    def validate(value: T) -> R:
         try:
             return check(value)
         except InvalidKeyError as error:

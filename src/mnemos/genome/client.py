@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from .answers import (
+    FamilyVersions,
+    Model,
+    ModelPage,
+    ValidationReport,
+    VersionOrder,
+    VersionTag,
+    VersionTags,
+)
 from .errors import (
     GenomeError,
     GenomeUnavailableError,
     InvalidModelError,
+    ModelChangedError,
     ModelConflictError,
     ModelNotFoundError,
+    TagNotFoundError,
 )
-from .models import FamilyVersions, Model, ModelPage, ValidationReport
-from .store import Registration
 
 CALL_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
@@ -27,11 +36,20 @@ CONNECT_SECONDS = 5.0
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _ERRORS: dict[str, type[GenomeError]] = {
     "model_not_found": ModelNotFoundError,
+    "tag_not_found": TagNotFoundError,
+    "precondition_failed": ModelChangedError,
     "conflict": ModelConflictError,
     "unavailable": GenomeUnavailableError,
 }
 
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Registration(NamedTuple):
+    """A registered model, and whether this call changed anything."""
+
+    model: Model
+    created: bool
 
 
 class GenomeClient:
@@ -73,35 +91,58 @@ class GenomeClient:
         return Registration(self._read(Model, answer), created=answer.status_code == 201)
 
     async def get(self, family: str, version: str | None = None) -> Model:
-        """Return a version, or the newest registered one."""
+        """Return a version, named itself or by a version tag; `latest` by default."""
         answer = await self._send("GET", _path(family), params=_version(version))
         return self._read(Model, answer)
 
     async def list(
-        self,
-        *,
-        limit: int = 50,
-        cursor: str | None = None,
-        family: str | None = None,
-        tag: str | None = None,
+        self, *, limit: int = 50, cursor: str | None = None, **filters: str | None
     ) -> ModelPage:
-        """Return one page of models, newest first."""
-        given = {"limit": str(limit), "cursor": cursor, "family": family, "tag": tag}
-        params = {name: value for name, value in given.items() if value is not None}
+        """Return one page of models, newest first.
+
+        `filters` are the API's: family, tag (a label), version_tag, format, runtime, q, total.
+        """
+        params = _given(limit=str(limit), cursor=cursor, **filters)
         return self._read(ModelPage, await self._send("GET", "/api/v1/models", params=params))
 
-    async def versions(self, family: str) -> FamilyVersions:
-        """Return a family's versions, newest first."""
-        return self._read(FamilyVersions, await self._send("GET", f"{_path(family)}/versions"))
+    async def versions(
+        self,
+        family: str,
+        *,
+        sort: VersionOrder = "newest",
+        limit: int = 500,
+        cursor: str | None = None,
+    ) -> FamilyVersions:
+        """Return one page of a family's versions."""
+        params = _given(sort=sort, limit=str(limit), cursor=cursor)
+        answer = await self._send("GET", f"{_path(family)}/versions", params=params)
+        return self._read(FamilyVersions, answer)
 
     async def update(self, family: str, version: str, changes: Mapping[str, Any]) -> Model:
         """Change what is said about a version."""
         answer = await self._send("PUT", _path(family), body=changes, params=_version(version))
         return self._read(Model, answer)
 
-    async def delete(self, family: str, version: str) -> None:
-        """Forget a version; its files stay in ENGRAM."""
-        await self._send("DELETE", _path(family), params=_version(version))
+    async def delete(self, family: str, version: str, *, force: bool = False) -> None:
+        """Forget a version; its files stay in ENGRAM.
+
+        ModelConflictError while a version tag points to it, unless `force`: they go with it.
+        """
+        params = _given(version=version, force="true" if force else None)
+        await self._send("DELETE", _path(family), params=params)
+
+    async def tags(self, family: str) -> VersionTags:
+        """Return a family's version tags."""
+        return self._read(VersionTags, await self._send("GET", f"{_path(family)}/tags"))
+
+    async def set_tag(self, family: str, tag: str, version: str) -> VersionTag:
+        """Let a version tag point to a version."""
+        answer = await self._send("PUT", _tag_path(family, tag), body={"version": version})
+        return self._read(VersionTag, answer)
+
+    async def remove_tag(self, family: str, tag: str) -> None:
+        """Forget a version tag."""
+        await self._send("DELETE", _tag_path(family, tag))
 
     async def validate(self, body: Any) -> ValidationReport:
         """Ask what is wrong with a description."""
@@ -157,6 +198,14 @@ class GenomeClient:
 
 def _path(family: str) -> str:
     return f"/api/v1/models/{quote(family, safe='') or '-'}"
+
+
+def _tag_path(family: str, tag: str) -> str:
+    return f"{_path(family)}/tags/{quote(tag, safe='') or '-'}"
+
+
+def _given(**params: str | None) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _version(version: str | None) -> dict[str, str] | None:

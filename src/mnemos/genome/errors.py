@@ -3,7 +3,9 @@
     GenomeError
     ├── InvalidModelError        invalid_input    the description is not what it must be
     ├── ModelNotFoundError       model_not_found  no such family or version
-    ├── ModelConflictError       conflict         the version exists with other content
+    ├── TagNotFoundError         tag_not_found    the family has no such version tag
+    ├── ModelConflictError       conflict         the version or its name is taken, or in use
+    ├── ModelChangedError        precondition_failed  If-Match names what is no longer there
     └── GenomeUnavailableError   unavailable      out of reach, or its disk fails: try again
 
 May the same call be sent again? (`retryable`) Whose fault is it? (`code`)
@@ -12,6 +14,9 @@ May the same call be sent again? (`retryable`) Whose fault is it? (`code`)
 from __future__ import annotations
 
 from typing import ClassVar
+
+RETRY_SECONDS = 2
+"""When to try again after an error that is `retryable`."""
 
 
 class GenomeError(Exception):
@@ -41,11 +46,25 @@ class ModelNotFoundError(GenomeError):
     status = 404
 
 
+class TagNotFoundError(GenomeError):
+    """The family has no such version tag."""
+
+    code = "tag_not_found"
+    status = 404
+
+
 class ModelConflictError(GenomeError):
-    """The version is registered, with other content."""
+    """The version is registered with other content, or a name or a version is in use."""
 
     code = "conflict"
     status = 409
+
+
+class ModelChangedError(GenomeError):
+    """What the call was to change is not what the caller has seen (If-Match)."""
+
+    code = "precondition_failed"
+    status = 412
 
 
 class GenomeUnavailableError(GenomeError):

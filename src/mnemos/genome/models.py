@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,26 +14,30 @@ from pydantic import (
 )
 
 from ..engram.digest import manifest_checksum
-from ..engram.keys import check_bucket, check_key, check_name, check_version
-from .checks import allowed_key, bounded_json, json_schema
+from ..engram.keys import MAX_KEY_BYTES, check_bucket, check_name, check_version
+from ..engram.names import check_apart
+from .checks import allowed_key, bounded_json, file_path, json_schema, plain_text, problem_in
 
 MODELS_BUCKET = "mnemos-models"
 MAX_FILES = 10_000
+MAX_MODEL_BYTES = 2**53
+"""8 PiB: the largest number that every reader of JSON takes as it is."""
 
-ArtifactFormat = Literal["safetensors", "gguf", "torch_export", "torchscript"]
+ArtifactFormat = Literal["safetensors", "gguf", "torch_export", "torchscript", "pickle"]
 RuntimeName = Literal["vllm", "pytorch", "transformers"]
 
 Family = Annotated[str, AfterValidator(allowed_key(lambda value: check_name(value, "family")))]
 Version = Annotated[str, AfterValidator(allowed_key(check_version))]
-Key = Annotated[str, AfterValidator(allowed_key(check_key))]
+FilePath = Annotated[str, AfterValidator(file_path)]
 Bucket = Annotated[str, AfterValidator(allowed_key(check_bucket))]
-Label = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, AfterValidator(plain_text)]
+Label = Annotated[Text, Field(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Field(max_length=64)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(bounded_json)]
 InputSchema = Annotated[dict[str, Any] | None, AfterValidator(json_schema)]
 Signature = JsonObject | None
 """What vouches for the files, as whoever signed made it; GENOME keeps it and does not judge it."""
-Description = Annotated[str, Field(max_length=8192)]
+Description = Annotated[Text, Field(max_length=8192)]
 
 
 class _Strict(BaseModel):
@@ -46,13 +49,13 @@ class _Strict(BaseModel):
 class ModelFile(_Strict):
     """One file of a model: path below the artifact's path, size in bytes, SHA-256 in hex."""
 
-    path: Key
+    path: FilePath
     size: int = Field(ge=0, le=2**50)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def _apart(files: list[ModelFile]) -> list[ModelFile]:
-    """Every file has a place of its own: none is named twice or lies below another."""
+    """Every file has a place of its own, also on disks that do not tell A from a."""
     known: set[str] = set()
     for file in files:
         if file.path in known:
@@ -62,18 +65,19 @@ def _apart(files: list[ModelFile]) -> list[ModelFile]:
         parts = path.split("/")
         if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
             raise ValueError(f"{path!r} lies below another file")
+    allowed_key(check_apart)(known)
     return files
 
 
-def _empty_or_key(value: str) -> str:
-    return allowed_key(check_key)(value) if value else value
+def _empty_or_path(value: str) -> str:
+    return file_path(value) if value else value
 
 
 class Artifact(_Strict):
     """Where the files lie. `checksum` is that of the canonical manifest, `size_bytes` the sum."""
 
     bucket: Bucket = MODELS_BUCKET
-    path: Key | None = None
+    path: FilePath | None = None
     format: ArtifactFormat
     size_bytes: int | None = Field(default=None, ge=0)
     checksum: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
@@ -93,61 +97,80 @@ class ModelRequirements(_Strict):
     min_ram_gb: float = Field(default=0, ge=0, le=1_000_000, allow_inf_nan=False)
 
 
-class ModelSpec(_Strict):
-    """What is registered. Everything that can be left out is filled in, and checked if given."""
+class Described(_Strict):
+    """What is said about a version, without what may be long."""
 
     family: Family
     version: Version
-    name: str = Field(default="", max_length=256)
+    name: Annotated[Text, Field(max_length=256)] = ""
     description: Description = ""
-    artifact_path: Annotated[str, AfterValidator(_empty_or_key)] = ""
+    artifact_path: Annotated[str, AfterValidator(_empty_or_path)] = ""
     artifact: Artifact
-    files: Annotated[
-        list[ModelFile], Field(min_length=1, max_length=MAX_FILES), AfterValidator(_apart)
-    ]
     runtime: Runtime = Field(default_factory=Runtime)
     requirements: ModelRequirements = Field(default_factory=ModelRequirements)
     capabilities: Labels = Field(default_factory=list)
     tags: Labels = Field(default_factory=list)
+    """Labels to search by; version tags such as `prod` are another thing."""
     metadata: JsonObject = Field(default_factory=dict)
+
+
+class ModelSpec(Described):
+    """What is registered. Everything that can be left out is filled in, and checked if given."""
+
+    files: Annotated[
+        list[ModelFile], Field(min_length=1, max_length=MAX_FILES), AfterValidator(_apart)
+    ]
     input_schema: InputSchema = None
     signature: Signature = None
 
     @model_validator(mode="before")
     @classmethod
     def _take_back_what_was_given_out(cls, value: Any) -> Any:
-        """A description that GENOME gave out can be registered again: its times are its own."""
+        """A description that GENOME gave out can be registered again, without what it added."""
         if cls is ModelSpec and isinstance(value, Mapping):
-            return {k: v for k, v in value.items() if k not in ("created_at", "updated_at")}
+            return {name: given for name, given in value.items() if name not in ADDED}
         return value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         self.name = self.name or self.family
         self.artifact_path = self.artifact_path or f"{self.family}/{self.version}"
+        self._check_keys()
         self._check_artifact()
         return self
 
+    def _check_keys(self) -> None:
+        room = MAX_KEY_BYTES - len(self.artifact_path.encode()) - 1
+        for number, file in enumerate(self.files):
+            if len(file.path.encode()) > room:
+                raise problem_in(
+                    f"files.{number}.path",
+                    f"with artifact_path before it, it is longer than {MAX_KEY_BYTES} bytes",
+                )
+
     def _check_artifact(self) -> None:
-        for file in self.files:
-            allowed_key(check_key)(f"{self.artifact_path}/{file.path}")
         size = sum(file.size for file in self.files)
+        if size > MAX_MODEL_BYTES:
+            raise problem_in("files", f"they are larger than {MAX_MODEL_BYTES >> 50} PiB together")
         checksum = manifest_checksum((file.path, file.size, file.sha256) for file in self.files)
         given = self.artifact
-        if given.path not in (None, self.artifact_path):
-            raise ValueError(f"artifact.path is not artifact_path ({self.artifact_path!r})")
-        if given.size_bytes not in (None, size):
-            raise ValueError(f"artifact.size_bytes is not the sum of the files' sizes ({size})")
-        if given.checksum not in (None, checksum):
-            raise ValueError(f"artifact.checksum is not that of the files ({checksum})")
+        for name, said, true, what in (
+            ("path", given.path, self.artifact_path, "artifact_path"),
+            ("size_bytes", given.size_bytes, size, "the sum of the files' sizes"),
+            ("checksum", given.checksum, checksum, "the digest of the files listed"),
+        ):
+            if said not in (None, true):
+                raise problem_in(f"artifact.{name}", f"{_short(said)} is not {what}, {true}")
         given.path, given.size_bytes, given.checksum = self.artifact_path, size, checksum
 
 
-class Model(ModelSpec):
-    """A registered model."""
+ADDED = frozenset({"revision", "created_at", "updated_at", "asked_tag"})
+"""What GENOME adds when it gives a model out."""
 
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class ModelUpdate(_Strict):
@@ -162,50 +185,13 @@ class ModelUpdate(_Strict):
     input_schema: InputSchema = None
     signature: Signature = None
 
-    def applied_to(self, spec: ModelSpec) -> ModelSpec:
-        """Return `spec` with the given fields in place.
+    def changes(self) -> dict[str, Any]:
+        """The given fields, in JSON's own types.
 
         null takes away an `input_schema` or a `signature`; elsewhere it changes nothing.
         """
-        changes = {
-            name: value
-            for name, value in self.model_dump(exclude_unset=True).items()
-            if value is not None or name in ("input_schema", "signature")
+        given = self.model_dump(mode="json", include=self.model_fields_set)
+        nullable = ("input_schema", "signature")
+        return {
+            name: value for name, value in given.items() if value is not None or name in nullable
         }
-        return ModelSpec.model_validate(spec.model_dump() | changes)
-
-
-class ModelPage(BaseModel):
-    """Models, newest first; `next_cursor` is null on the last page."""
-
-    models: list[Model]
-    next_cursor: str | None = None
-
-
-class VersionInfo(BaseModel):
-    """One version of a family."""
-
-    version: str
-    created_at: AwareDatetime
-    size_bytes: int
-
-
-class FamilyVersions(BaseModel):
-    """The versions of a family, newest first."""
-
-    family: str
-    versions: list[VersionInfo]
-
-
-class ValidationProblem(BaseModel):
-    """One thing that is wrong, and where."""
-
-    field: str | None
-    message: str
-
-
-class ValidationReport(BaseModel):
-    """Whether a description could be registered, and if not, everything that is wrong."""
-
-    valid: bool
-    errors: list[ValidationProblem] = Field(default_factory=list)

@@ -12,8 +12,8 @@ import structlog
 
 from ..http import HttpServer
 from .app import create_app
+from .opening import open_store
 from .settings import GenomeSettings
-from .sqlite_store import open_store
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class GenomeServer:
     async def __aenter__(self) -> Self:
         """Open the store, take the port, and return when requests are answered."""
         async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_store(self._settings.data_dir))
+            store = await stack.enter_async_context(open_store(self._settings))
             http = HttpServer(
                 create_app(store),
                 self._settings.http_host,
@@ -84,7 +84,10 @@ class GenomeServer:
         _log.info("genome.stopped")
 
     def _log_started(self) -> None:
-        _log.info("genome.started", url=self.url, data_dir=str(self._settings.data_dir))
+        kept = {"database": "sqlite", "data_dir": str(self._settings.data_dir)}
+        if self._settings.database_url is not None:
+            kept = {"database": "postgresql"}
+        _log.info("genome.started", url=self.url, **kept)
         if not _is_loopback(self._settings.http_host):
             _log.warning("genome.listens_beyond_loopback", host=self._settings.http_host)
 

@@ -23,9 +23,9 @@ from ports import lasting_ports
 from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeUnavailableError
 from mnemos.genome.models import ModelSpec
+from mnemos.genome.opening import open_store
 from mnemos.genome.server import GenomeServer
 from mnemos.genome.settings import GenomeSettings, unknown_names
-from mnemos.genome.sqlite_store import open_store
 from mnemos.http import PortUnavailableError
 
 MakeBody = Callable[..., dict[str, Any]]
@@ -163,11 +163,13 @@ async def test_two_that_start_at_once_on_new_data_share_it(
     settings = GenomeSettings(data_dir=tmp_path, http_port=0)
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         entering = [
-            group.create_task(stack.enter_async_context(open_store(tmp_path))) for _ in range(2)
+            group.create_task(stack.enter_async_context(open_store(settings))) for _ in range(2)
         ]
         first, second = [await task for task in entering]
         await first.register(ModelSpec.model_validate(make_body()))
-        assert (await second.get("tiny")).version == "1"
+        found = await second.get("tiny")
+        assert found.document is not None
+        assert found.document["version"] == "1"
     async with GenomeServer(settings) as server, GenomeClient(server.url) as client:
         assert (await client.get("tiny")).version == "1"
 

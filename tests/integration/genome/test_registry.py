@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from mnemos.engram.digest import manifest_checksum
 from mnemos.genome.client import GenomeClient
@@ -80,15 +81,36 @@ async def test_other_content_is_a_conflict_unless_replaced(
 ) -> None:
     first, _ = await genome.register(make_body(tags=["old"]))
     changed = make_body(description="other", tags=["new"])
-    with pytest.raises(ModelConflictError, match="tiny:1 is registered with other content"):
+    with pytest.raises(ModelConflictError, match="with another description, tags: change that"):
         await genome.register(changed)
     assert (await genome.get("tiny", "1")).description == ""
     replaced, _ = await genome.register(changed, replace=True)
-    assert replaced.description == "other"
+    assert (replaced.description, first.revision, replaced.revision) == ("other", 1, 2)
     assert replaced.created_at == first.created_at
     assert replaced.updated_at > first.updated_at
     assert [model.version for model in (await genome.list(tag="new")).models] == ["1"]
     assert (await genome.list(tag="old")).models == []
+
+
+async def test_other_files_are_a_conflict_that_names_both_digests(
+    genome: GenomeClient, make_body: MakeBody
+) -> None:
+    first, _ = await genome.register(make_body())
+    other = make_body(files=[{"path": "model.safetensors", "size": 9, "sha256": "c" * 64}])
+    digest = manifest_checksum([("model.safetensors", 9, "c" * 64)])
+    with pytest.raises(ModelConflictError) as refused:
+        await genome.register(other)
+    assert refused.value.message == (
+        f"tiny:1 is registered with other files, {first.artifact.checksum}, not {digest}: choose "
+        "another version, or replace it on purpose (--replace, or ?replace=true)."
+    )
+    assert await genome.get("tiny", "1") == first.model_copy(update={"asked_tag": None})
+    with capture_logs() as logs:
+        replaced, _ = await genome.register(other, replace=True)
+    assert (replaced.artifact.checksum, replaced.revision) == (digest, 2)
+    [line] = [line for line in logs if line["event"] == "genome.model_replaced"]
+    told = (line["before"], line["checksum"], line["revision"])
+    assert told == (first.artifact.checksum, digest, 2)
 
 
 async def test_of_many_that_register_the_same_at_once_one_creates(

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mnemos.genome.api import check_description
+from mnemos.genome.bodies import check_description
 from mnemos.genome.models import ModelSpec, ModelUpdate
 
 
@@ -70,11 +70,15 @@ def test_the_whole_key_of_a_file_has_a_limit() -> None:
         ModelSpec.model_validate(body(files=files, artifact_path="y" * 100))
 
 
-def test_an_update_without_fields_changes_nothing() -> None:
-    spec = ModelSpec.model_validate(body(tags=["a"], input_schema={"type": "object"}))
-    assert ModelUpdate().applied_to(spec) == spec
-    assert ModelUpdate(tags=None).applied_to(spec) == spec
-    assert ModelUpdate(input_schema=None).applied_to(spec).input_schema is None
+def test_an_update_changes_what_it_names() -> None:
+    assert ModelUpdate().changes() == {}
+    assert ModelUpdate(tags=None).changes() == {}
+    assert ModelUpdate(input_schema=None, signature=None).changes() == {
+        "input_schema": None,
+        "signature": None,
+    }
+    runtime = ModelUpdate.model_validate({"runtime": {"type": "vllm"}})
+    assert runtime.changes() == {"runtime": {"type": "vllm", "config": {}}}
 
 
 @pytest.mark.parametrize(

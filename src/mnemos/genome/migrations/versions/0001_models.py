@@ -10,16 +10,18 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Make the tables."""
     op.create_table(
         "models",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
         sa.Column("family", sa.Text, nullable=False),
         sa.Column("version", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
-        sa.Column("size_bytes", sa.Integer, nullable=False),
+        sa.Column("size_bytes", BIG, nullable=False),
         sa.Column("created_at", sa.Text, nullable=False),
         sa.Column("updated_at", sa.Text, nullable=False),
         sa.UniqueConstraint("family", "version", name="uq_models_family_version"),
@@ -27,7 +29,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "model_tags",
-        sa.Column("model_id", sa.Integer, sa.ForeignKey("models.id", ondelete="CASCADE")),
+        sa.Column("model_id", BIG, sa.ForeignKey("models.id", ondelete="CASCADE")),
         sa.Column("tag", sa.Text),
         sa.PrimaryKeyConstraint("model_id", "tag"),
     )
