@@ -247,6 +247,28 @@ class ModelKey:
     runtime: str
 
 
+MOST_COUNTED = 16
+"""Of a lane's waiting jobs no more are counted: beyond it is only said that they are many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingLane:
+    """Jobs that could be claimed now and demand the same of a worker; `tags` is JSON text.
+
+    Priority and time are those of the job that goes first.
+    """
+
+    model: ModelKey
+    job_type: str
+    min_memory_mb: int
+    min_gpu_memory_mb: int
+    tags: str
+    priority: int
+    submitted_at: float
+    jobs: int
+    """How many there are, up to MOST_COUNTED."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model that a worker has loaded, and how many jobs run on it now."""

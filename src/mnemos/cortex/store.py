@@ -44,6 +44,7 @@ from .records import (
     Report,
     StatusUpdate,
     Submitted,
+    WaitingLane,
     WorkerRecord,
 )
 
@@ -131,6 +132,9 @@ class AttemptStore(Protocol):
 
         If the caller is cancelled meanwhile, they are released again.
         """
+
+    async def waiting_lanes(self) -> list[WaitingLane]:
+        """Return what jobs that could be claimed now ask for; costs the same however many wait."""
 
     async def renew(self, worker_id: str, refs: Sequence[AttemptRef]) -> list[RefVerdict]:
         """Extend leases to a whole lease from now. Raises WorkerUnknownError."""

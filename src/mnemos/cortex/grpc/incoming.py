@@ -11,6 +11,7 @@ import msgspec
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
+from ..prefetching import Model
 from ..records import (
     AttemptRef,
     Chunk,
@@ -79,6 +80,12 @@ def heartbeat(request: pb.HeartbeatRequest) -> HeartbeatRecord:
         acknowledged_actions=list(request.acknowledged_action_ids),
         instance_id=request.instance_id,
     )
+
+
+def models_had(request: pb.HeartbeatRequest) -> set[Model]:
+    """Read which models' files a worker has: those in its cache, and what is loaded of them."""
+    loaded = {Model(model.family, model.version) for model in request.models}
+    return loaded | {Model(model.family, model.version) for model in request.cached_models}
 
 
 def claim_request(request: pb.AcquireJobRequest) -> ClaimRequest:

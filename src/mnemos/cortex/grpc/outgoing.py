@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
 from ..clock import as_datetime
-from ..records import ActionRecord, ChunkAck, JobRecord, LeasedJob, RefVerdict
+from ..records import ActionRecord, ChunkAck, JobRecord, LeasedJob, ModelKey, RefVerdict
 from .words import VERDICT_BY_FENCE, action_kind_number, error_code_number, job_type_number
 
 
@@ -137,3 +137,8 @@ def action(record: ActionRecord) -> pb.Action:
     if record.deadline_seconds is not None:
         message.deadline.CopyFrom(duration(record.deadline_seconds))
     return message
+
+
+def model_hint(model: ModelKey) -> pb.ModelHint:
+    """A model that is worth fetching before jobs come."""
+    return pb.ModelHint(family=model.family, version=model.version, runtime=model.runtime)

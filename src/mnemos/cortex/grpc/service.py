@@ -19,6 +19,7 @@ from mnemos.protocol.v1 import cortex_pb2_grpc as rpc
 from ..errors import CortexError, StorageUnavailableError, WorkerNotFoundError, WorkerUnknownError
 from ..ids import new_id
 from ..notifier import Notifier, runtime_topic, worker_topic
+from ..prefetching import PrefetchAdvisor
 from ..records import ClaimRequest, Fence, LeasedJob, RefVerdict
 from ..store import AttemptStore, WorkerStore
 from ..suspicion import Suspector
@@ -89,6 +90,7 @@ class CortexService(rpc.CortexServiceServicer):
         self._suspector = suspector
         self._lease_seconds = lease_seconds
         self._fresh = FreshLeases(lease_seconds)
+        self._advisor = PrefetchAdvisor(store)
         self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
 
     @_answers
@@ -128,8 +130,19 @@ class CortexService(rpc.CortexServiceServicer):
         """Note how a worker is; repeat what it has not acknowledged."""
         actions = await self._store.heartbeat(incoming.heartbeat(request))
         return pb.HeartbeatResponse(
-            acknowledged=True, actions=[outgoing.action(action) for action in actions]
+            acknowledged=True,
+            actions=[outgoing.action(action) for action in actions],
+            prefetch=await self._hints(request) if request.wants_hints else (),
         )
+
+    async def _hints(self, request: pb.HeartbeatRequest) -> list[pb.ModelHint]:
+        """What the worker had better fetch; the heartbeat counts whether that is known or not."""
+        try:
+            hints = await self._advisor.models_for(request.worker_id, incoming.models_had(request))
+        except CortexError as error:
+            _log.warning("heartbeat.no_hints", worker_id=request.worker_id, error=error.message)
+            return []
+        return [outgoing.model_hint(model) for model in hints]
 
     @_answers
     async def RenewLeases(

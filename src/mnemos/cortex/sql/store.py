@@ -40,6 +40,7 @@ from ..records import (
     Report,
     StatusUpdate,
     Submitted,
+    WaitingLane,
     WorkerRecord,
 )
 from . import (
@@ -54,6 +55,7 @@ from . import (
     redriving,
     submitting,
     suspicion,
+    waiting,
 )
 from .engine import Connection, Engine
 from .readers import Readers
@@ -191,6 +193,10 @@ class SqlStore:
     async def group_counts(self, group: str) -> GroupCounts:
         """Say how a group stands."""
         return await self._readers.run(lambda db: queries.group_counts(db, group))
+
+    async def waiting_lanes(self) -> list[WaitingLane]:
+        """Return what jobs that could be claimed now ask for."""
+        return await self._readers.run(waiting.waiting_lanes)
 
     async def queue_numbers(self) -> QueueNumbers:
         """Return the queue's numbers at this moment."""
