@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,13 @@ import httpx2
 import pytest
 from fastapi import Body, FastAPI
 
-from mnemos.http import ApiError, HttpServer, PortUnavailableError, install_error_handling
+from mnemos.http import (
+    ApiError,
+    HttpServer,
+    PortUnavailableError,
+    bind_socket,
+    install_error_handling,
+)
 
 LIMIT = 1000
 
@@ -111,3 +118,20 @@ async def test_stopping_before_serving_and_twice_is_fine() -> None:
     server.stop()
     async with asyncio.timeout(5):
         await server.serve()
+
+
+async def test_answers_in_several_writes_do_not_wait_for_one_another() -> None:
+    """The kernel holds small writes back, for 40 ms, unless a connection says TCP_NODELAY."""
+    asked = asyncio.get_running_loop().create_future()
+
+    def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted = writer.get_extra_info("socket")
+        asked.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = bind_socket("127.0.0.1", 0, "TEST_PORT")
+    async with await asyncio.start_server(accept, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await asked == 1
+        writer.close()
+        await writer.wait_closed()
