@@ -17,10 +17,12 @@ __all__ = ["GenomeClient", "find_model", "told_plainly"]
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """Turn what GENOME and ENGRAM raise into CliError."""
+def told_plainly(*untouched: type[GenomeError]) -> Iterator[None]:
+    """Turn what GENOME and ENGRAM raise into CliError, but for what the caller answers itself."""
     try:
         yield
+    except untouched:
+        raise
     except GenomeError as error:
         raise _genome_fault(error) from error
     except EngramError as error:
@@ -28,10 +30,10 @@ def told_plainly() -> Iterator[None]:
 
 
 def _genome_fault(error: GenomeError) -> CliError:
-    if error.code == "model_not_found":
+    if error.code in ("model_not_found", "tag_not_found"):
         return NotFound(error.message, code=error.code, hint="see them all: mnemos models list")
-    if error.code == "conflict":
-        return Conflict(error.message, hint="replace it with --replace, or choose another version")
+    if error.code in ("conflict", "precondition_failed"):
+        return Conflict(error.message, code=error.code)
     if error.code == "unavailable":
         return Unreachable(error.message, hint="start it with: mnemos up")
     return UsageFault(error.message, code=error.code, field=error.field)
@@ -44,4 +46,5 @@ async def find_model(genome: GenomeClient, family: str, version: str) -> dict[st
             found = await genome.get(family, version)
     except NotFound:
         return None
-    return found.model_dump(mode="json")
+    # A version tag of that name, if there is one, points to another version.
+    return found.model_dump(mode="json") if found.version == version else None
