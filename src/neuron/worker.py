@@ -180,7 +180,7 @@ class NEURONWorker:
         await self._deliver_leftovers(parts, tasks)
         self.view.lifecycle.enter(WorkerPhase.REGISTERING)
         await parts.registrar.register()
-        for service in (parts.leases, parts.statuses):
+        for service in (parts.work_stream, parts.leases, parts.statuses):
             await service.start(tasks)
         budget = MemoryBudget.of(
             await parts.monitor.get_current_resources(), self.settings.engine_memory_mb
@@ -238,6 +238,7 @@ class NEURONWorker:
             await watch.stop()
         for service in (parts.tokens, parts.statuses, parts.results, parts.leases):
             await service.stop()
+        await parts.work_stream.stop()
         await parts.heartbeat.stop()
         await parts.neighbours.stop()
         parts.listener.expect_goodbye()

@@ -5,6 +5,7 @@ Generated types stop in this package.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -104,9 +105,9 @@ def from_verdicts(verdicts: Any) -> dict[AttemptRef, Verdict]:
     return {AttemptRef(v.job_id, v.attempt): from_verdict(v.verdict) for v in verdicts}
 
 
-def from_acquired(response: pb.AcquireJobResponse) -> AcquiredJobs:
+def from_acquired(response: pb.AcquireJobResponse, asked_at: float = -math.inf) -> AcquiredJobs:
     """Return the jobs of a response; one that cannot be read is refused alone."""
-    acquired = AcquiredJobs([], [])
+    acquired = AcquiredJobs([], [], asked_at)
     for message in response.jobs:
         try:
             acquired.jobs.append(_leased(message))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -29,6 +30,7 @@ from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, Statu
 from ..models.worker import Heartbeat, LoadedModel, WorkerInfo, WorkerRegistration, WorkerStatus
 from . import convert, convert_worker
 from .token_channel import TokenChannel
+from .work_channel import WorkChannel
 
 logger = structlog.get_logger(__name__)
 
@@ -71,8 +73,11 @@ _UNREACHABLE = {
 
 def translate(error: grpc.RpcError, url: str) -> NeuronError:
     """Return what a failed call means to the worker."""
-    code = error.code()
-    details = error.details() or ""
+    return translate_status(error.code(), error.details() or "", url)
+
+
+def translate_status(code: grpc.StatusCode, details: str, url: str) -> NeuronError:
+    """Return what a status that CORTEX gave means to the worker."""
     if code is grpc.StatusCode.NOT_FOUND and details.startswith(UNKNOWN_WORKER_PREFIX):
         return WorkerUnknownError(details)
     if details.startswith(REPLACED_WORKER_PREFIX):
@@ -103,6 +108,7 @@ class CortexClient:
         """What the last call failed with; None after a success."""
         self.channel: grpc.aio.Channel | None = None
         self._stub: pb_grpc.CortexServiceAsyncStub | None = None
+        self._work: WorkChannel | None = None
         logger.info("cortex_client_initialized", url=url)
 
     @property
@@ -133,6 +139,37 @@ class CortexClient:
             translated = translate(error, self.url)
             self.note_error(translated)
             raise translated from error
+        self.last_error = None
+        return answer
+
+    async def carry_work(self, on_open: Callable[[], None]) -> None:
+        """Have the calls about jobs go over one stream, until it breaks, which raises.
+
+        `on_open` is called once it carries them. Before and after, each is a call by itself.
+        """
+        work = self._work = WorkChannel(
+            self.stub.Work(), lambda code, details: translate_status(code, details, self.url)
+        )
+        try:
+            await work.run(on_open)
+        finally:
+            self._work = None
+
+    async def _over_stream(self, seconds: float, **call: Any) -> pb.WorkAnswer | None:
+        """Make a call, named by its keyword, over the stream; None where none is open."""
+        work = self._work
+        if work is None or not work.is_open:
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await work.ask(**call)
+        except TimeoutError as error:
+            late = CortexUnavailableError(f"CORTEX at {self.url} did not answer in {seconds:g} s")
+            self.note_error(late)
+            raise late from error
+        except NeuronError as error:
+            self.note_error(error)
+            raise
         self.last_error = None
         return answer
 
@@ -234,8 +271,12 @@ class CortexClient:
             instance_id=self.instance_id,
         )
         deadline = wait_seconds + self.timeout
-        answer = await self._call(lambda: self.stub.AcquireJob(request, timeout=deadline))
-        return convert.from_acquired(answer)
+        asked_at = asyncio.get_running_loop().time()
+        if told := await self._over_stream(deadline, acquire=request):
+            answer = told.acquired
+        else:
+            answer = await self._call(lambda: self.stub.AcquireJob(request, timeout=deadline))
+        return convert.from_acquired(answer, asked_at)
 
     async def renew_leases(
         self, worker_id: str, refs: list[AttemptRef], within_seconds: float | None = None
@@ -243,7 +284,10 @@ class CortexClient:
         """Say that the attempts go on, all in one call."""
         request = pb.RenewLeasesRequest(worker_id=worker_id, jobs=convert_worker.to_refs(refs))
         deadline = self.timeout if within_seconds is None else min(within_seconds, self.timeout)
-        answer = await self._call(lambda: self.stub.RenewLeases(request, timeout=deadline))
+        if told := await self._over_stream(deadline, renew=request):
+            answer = told.renewed
+        else:
+            answer = await self._call(lambda: self.stub.RenewLeases(request, timeout=deadline))
         return Renewal(
             convert.from_verdicts(answer.verdicts), convert.from_duration(answer.lease) or 15.0
         )
@@ -280,7 +324,12 @@ class CortexClient:
         request = pb.UpdateJobStatusRequest(
             worker_id=worker_id, updates=[convert.to_status_update(update) for update in updates]
         )
-        answer = await self._call(lambda: self.stub.UpdateJobStatus(request, timeout=self.timeout))
+        if told := await self._over_stream(self.timeout, update_status=request):
+            answer = told.status_updated
+        else:
+            answer = await self._call(
+                lambda: self.stub.UpdateJobStatus(request, timeout=self.timeout)
+            )
         for update in updates:
             logger.debug("job_status_updated", job_id=update.ref.job_id, status=update.status.value)
         return convert.from_verdicts(answer.verdicts)
@@ -301,7 +350,10 @@ class CortexClient:
         request = pb.ReportResultRequest(
             worker_id=worker_id, results=[convert.to_result(result) for result in results]
         )
-        answer = await self._call(lambda: self.stub.ReportResult(request, timeout=self.timeout))
+        if told := await self._over_stream(self.timeout, report=request):
+            answer = told.reported
+        else:
+            answer = await self._call(lambda: self.stub.ReportResult(request, timeout=self.timeout))
         for result in results:
             logger.debug("job_result_reported", job_id=result.job_id, status=result.status.value)
         return convert.from_verdicts(answer.verdicts)
@@ -313,7 +365,10 @@ class CortexClient:
         request = pb.ReleaseJobsRequest(
             worker_id=worker_id, jobs=[convert.to_released(job) for job in jobs]
         )
-        answer = await self._call(lambda: self.stub.ReleaseJobs(request, timeout=self.timeout))
+        if told := await self._over_stream(self.timeout, release=request):
+            answer = told.released
+        else:
+            answer = await self._call(lambda: self.stub.ReleaseJobs(request, timeout=self.timeout))
         return convert.from_verdicts(answer.verdicts)
 
 

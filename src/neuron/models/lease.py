@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -42,10 +43,10 @@ class StatusUpdate:
     ref: AttemptRef
     status: JobStatus
     message: str = ""
-
     bytes_done: int = 0
     """Of the model's files, while they are on their way."""
     bytes_total: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class StreamAck:
@@ -81,6 +82,8 @@ class AcquiredJobs:
 
     jobs: list[LeasedJob]
     refused: list[RefusedJob]
+    asked_at: float = -math.inf
+    """When they were asked for (monotonic): no lease of theirs began before."""
 
     @property
     def refs(self) -> list[AttemptRef]:

@@ -43,6 +43,7 @@ from .runtime_health import RuntimeHealth
 from .spot_notice import SOURCES, LeavingHandler, SpotNoticeService
 from .status_reporter import StatusReporter
 from .token_streamer import TokenStreamer
+from .work_stream import WorkStreamService
 
 logger = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class WorkerParts:
     metrics: WorkerMetrics
     unavailable: dict[RuntimeType, str]
     cortex: CortexClient
+    work_stream: WorkStreamService
     genome: GenomeClient
     engram: EngramClient
     monitor: ResourceMonitor
@@ -129,9 +131,9 @@ def assemble(
     registrar = Registrar(cortex, lambda: registration(), wanted_id=settings.worker_id or "")
     leases = LeaseKeeper(cortex, registrar, metrics)
     loader = ModelLoaderService(settings, genome, engram, metrics)
+    models = ModelFiles(loader, metrics)
     health = RuntimeHealth(unavailable, on_capabilities)
     engines = EnginePool(
-    models = ModelFiles(loader, metrics)
         engine_factory or default_engine_factory(settings),
         models,
         max_loaded=settings.max_loaded_models,
@@ -213,6 +215,7 @@ def assemble(
         metrics=metrics,
         unavailable=unavailable,
         cortex=cortex,
+        work_stream=WorkStreamService(cortex),
         genome=genome,
         engram=engram,
         monitor=monitor,

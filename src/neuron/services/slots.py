@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class SlotPool:
@@ -40,14 +41,18 @@ class SlotPool:
         self._taken += 1
         return True
 
-    async def reserve_all_free(self) -> int:
-        """Wait until a slot is free, then take all that are; return how many."""
-        while self.free == 0:
+    async def reserve_all_free(self, at_least: Callable[[], int] = lambda: 1) -> int:
+        """Wait until enough slots are free, then take all that are; return how many."""
+        while self.free < max(1, at_least()):
             self._changed.clear()
             await self._changed.wait()
         count = self.free
         self._taken += count
         return count
+
+    def look_again(self) -> None:
+        """Ask those who wait how many slots they wait for now."""
+        self._changed.set()
 
     def take_over(self) -> None:
         """Take one more slot, out of a reservation that is given back whole right after."""

@@ -20,3 +20,11 @@ async def until_first(*coroutines: Coroutine[Any, Any, Any]) -> int:
             for task in tasks:
                 task.cancel()
     return next(index for index, task in enumerate(tasks) if task in done)
+
+
+def innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group, out of all groups that it lies in."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

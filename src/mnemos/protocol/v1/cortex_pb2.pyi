@@ -1570,3 +1570,150 @@ class ReleaseJobsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["verdicts", b"verdicts"]) -> None: ...
 
 global___ReleaseJobsResponse = ReleaseJobsResponse
+
+@typing.final
+class WorkCall(google.protobuf.message.Message):
+    """---------------------------------------------------------------- the stream of calls
+
+    One call, as if it were made by itself.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    ACQUIRE_FIELD_NUMBER: builtins.int
+    RENEW_FIELD_NUMBER: builtins.int
+    UPDATE_STATUS_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    RELEASE_FIELD_NUMBER: builtins.int
+    WITHDRAW_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """Chosen by the worker, and repeated in the answer."""
+    withdraw: builtins.int
+    """Takes back the call of that number, which gets no answer any more; this one gets none either.
+    Jobs that it was about to be given go to others.
+    """
+    @property
+    def acquire(self) -> global___AcquireJobRequest:
+        """The jobs that the worker has room for. It is answered as soon as there is one, or after `wait`."""
+
+    @property
+    def renew(self) -> global___RenewLeasesRequest: ...
+    @property
+    def update_status(self) -> global___UpdateJobStatusRequest: ...
+    @property
+    def report(self) -> global___ReportResultRequest: ...
+    @property
+    def release(self) -> global___ReleaseJobsRequest: ...
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        acquire: global___AcquireJobRequest | None = ...,
+        renew: global___RenewLeasesRequest | None = ...,
+        update_status: global___UpdateJobStatusRequest | None = ...,
+        report: global___ReportResultRequest | None = ...,
+        release: global___ReleaseJobsRequest | None = ...,
+        withdraw: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "number", b"number", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["call", b"call"]) -> typing.Literal["acquire", "renew", "update_status", "report", "release", "withdraw"] | None: ...
+
+global___WorkCall = WorkCall
+
+@typing.final
+class WorkRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: builtins.int
+    @property
+    def calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkCall]: ...
+    def __init__(
+        self,
+        *,
+        calls: collections.abc.Iterable[global___WorkCall] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["calls", b"calls"]) -> None: ...
+
+global___WorkRequest = WorkRequest
+
+@typing.final
+class WorkRefusal(google.protobuf.message.Message):
+    """What a call by itself would have been ended with."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    DETAILS_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """gRPC's number of the status."""
+    details: builtins.str
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        details: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "status", b"status"]) -> None: ...
+
+global___WorkRefusal = WorkRefusal
+
+@typing.final
+class WorkAnswer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    ACQUIRED_FIELD_NUMBER: builtins.int
+    RENEWED_FIELD_NUMBER: builtins.int
+    STATUS_UPDATED_FIELD_NUMBER: builtins.int
+    REPORTED_FIELD_NUMBER: builtins.int
+    RELEASED_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    @property
+    def acquired(self) -> global___AcquireJobResponse: ...
+    @property
+    def renewed(self) -> global___RenewLeasesResponse: ...
+    @property
+    def status_updated(self) -> global___UpdateJobStatusResponse: ...
+    @property
+    def reported(self) -> global___ReportResultResponse: ...
+    @property
+    def released(self) -> global___ReleaseJobsResponse: ...
+    @property
+    def refusal(self) -> global___WorkRefusal: ...
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        acquired: global___AcquireJobResponse | None = ...,
+        renewed: global___RenewLeasesResponse | None = ...,
+        status_updated: global___UpdateJobStatusResponse | None = ...,
+        reported: global___ReportResultResponse | None = ...,
+        released: global___ReleaseJobsResponse | None = ...,
+        refusal: global___WorkRefusal | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "number", b"number", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["acquired", "renewed", "status_updated", "reported", "released", "refusal"] | None: ...
+
+global___WorkAnswer = WorkAnswer
+
+@typing.final
+class WorkResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: builtins.int
+    @property
+    def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkAnswer]:
+        """As soon as they are ready. Empty in the first message, which only says that the stream is open."""
+
+    def __init__(
+        self,
+        *,
+        answers: collections.abc.Iterable[global___WorkAnswer] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers"]) -> None: ...
+
+global___WorkResponse = WorkResponse

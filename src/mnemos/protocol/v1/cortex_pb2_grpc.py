@@ -84,6 +84,11 @@ class CortexServiceStub(object):
                 request_serializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsRequest.SerializeToString,
                 response_deserializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsResponse.FromString,
                 _registered_method=True)
+        self.Work = channel.stream_stream(
+                '/mnemos.protocol.v1.CortexService/Work',
+                request_serializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkRequest.SerializeToString,
+                response_deserializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkResponse.FromString,
+                _registered_method=True)
 
 
 class CortexServiceServicer(object):
@@ -159,6 +164,14 @@ class CortexServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Work(self, request_iterator, context):
+        """Carries the calls above that are about jobs, of one worker, many in a message and as many at a
+        time as it likes. What is said in one message is done in one commit where that can be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CortexServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -211,6 +224,11 @@ def add_CortexServiceServicer_to_server(servicer, server):
                     servicer.ReleaseJobs,
                     request_deserializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsRequest.FromString,
                     response_serializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsResponse.SerializeToString,
+            ),
+            'Work': grpc.stream_stream_rpc_method_handler(
+                    servicer.Work,
+                    request_deserializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkRequest.FromString,
+                    response_serializer=mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -483,6 +501,33 @@ class CortexService(object):
             '/mnemos.protocol.v1.CortexService/ReleaseJobs',
             mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsRequest.SerializeToString,
             mnemos_dot_protocol_dot_v1_dot_cortex__pb2.ReleaseJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Work(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mnemos.protocol.v1.CortexService/Work',
+            mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkRequest.SerializeToString,
+            mnemos_dot_protocol_dot_v1_dot_cortex__pb2.WorkResponse.FromString,
             options,
             channel_credentials,
             insecure,

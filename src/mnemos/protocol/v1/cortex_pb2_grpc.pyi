@@ -86,6 +86,14 @@ class CortexServiceStub:
     ]
     """Hands jobs back unfinished (drain, lost engine). It costs them no retry."""
 
+    Work: grpc.StreamStreamMultiCallable[
+        mnemos.protocol.v1.cortex_pb2.WorkRequest,
+        mnemos.protocol.v1.cortex_pb2.WorkResponse,
+    ]
+    """Carries the calls above that are about jobs, of one worker, many in a message and as many at a
+    time as it likes. What is said in one message is done in one commit where that can be.
+    """
+
 class CortexServiceAsyncStub:
     RegisterWorker: grpc.aio.UnaryUnaryMultiCallable[
         mnemos.protocol.v1.cortex_pb2.RegisterWorkerRequest,
@@ -146,6 +154,14 @@ class CortexServiceAsyncStub:
         mnemos.protocol.v1.cortex_pb2.ReleaseJobsResponse,
     ]
     """Hands jobs back unfinished (drain, lost engine). It costs them no retry."""
+
+    Work: grpc.aio.StreamStreamMultiCallable[
+        mnemos.protocol.v1.cortex_pb2.WorkRequest,
+        mnemos.protocol.v1.cortex_pb2.WorkResponse,
+    ]
+    """Carries the calls above that are about jobs, of one worker, many in a message and as many at a
+    time as it likes. What is said in one message is done in one commit where that can be.
+    """
 
 class CortexServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -227,5 +243,15 @@ class CortexServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[mnemos.protocol.v1.cortex_pb2.ReleaseJobsResponse, collections.abc.Awaitable[mnemos.protocol.v1.cortex_pb2.ReleaseJobsResponse]]:
         """Hands jobs back unfinished (drain, lost engine). It costs them no retry."""
+
+    @abc.abstractmethod
+    def Work(
+        self,
+        request_iterator: _MaybeAsyncIterator[mnemos.protocol.v1.cortex_pb2.WorkRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[mnemos.protocol.v1.cortex_pb2.WorkResponse], collections.abc.AsyncIterator[mnemos.protocol.v1.cortex_pb2.WorkResponse]]:
+        """Carries the calls above that are about jobs, of one worker, many in a message and as many at a
+        time as it likes. What is said in one message is done in one commit where that can be.
+        """
 
 def add_CortexServiceServicer_to_server(servicer: CortexServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,164 @@
+"""What workers say about jobs, however it comes, and what they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+from mnemos.protocol.v1 import cortex_pb2 as pb
+
+from ..errors import WorkerNotFoundError, WorkerUnknownError
+from ..notifier import Notifier, Subscription, runtime_topic, worker_topic
+from ..records import (
+    AttemptRef,
+    ClaimRequest,
+    Exchange,
+    Exchanged,
+    Fence,
+    LeasedJob,
+    RefVerdict,
+)
+from ..store import AttemptStore, WorkerStore
+from . import incoming, outgoing
+from .fresh_leases import FreshLeases
+
+MAX_WAIT_SECONDS = 30.0
+
+
+class WorkerFacingStore(AttemptStore, WorkerStore, Protocol):
+    """The part of the store that workers reach."""
+
+
+class JobCalls:
+    """The contract's calls about jobs. Each raises what the store raises, or RefusedError."""
+
+    def __init__(
+        self, store: WorkerFacingStore, notifier: Notifier, *, lease_seconds: float
+    ) -> None:
+        self._store = store
+        self._notifier = notifier
+        self._lease_seconds = lease_seconds
+        self.fresh = FreshLeases(lease_seconds)
+        self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def registered(self, worker_id: str, instance_id: str, runtimes: Sequence[str]) -> None:
+        """A worker's process said what it offers."""
+        self._runtimes[worker_id, instance_id] = tuple(runtimes)
+
+    def deregistered(self, worker_id: str, instance_id: str) -> None:
+        """It is gone."""
+        self._runtimes.pop((worker_id, instance_id), None)
+
+    # ------------------------------------------------------------ jobs for a worker
+
+    async def acquire(self, request: pb.AcquireJobRequest) -> pb.AcquireJobResponse:
+        """Wait for jobs that fit, and lease them."""
+        wanted = incoming.claim_request(request)
+        if wanted.max_jobs == 0:
+            await self._store.touch_worker(wanted.worker_id)
+            return pb.AcquireJobResponse()
+        return await self.wait_for_jobs(wanted, wait_seconds(request))
+
+    async def wait_for_jobs(self, wanted: ClaimRequest, seconds: float) -> pb.AcquireJobResponse:
+        """Lease jobs that fit, as soon as there are any."""
+        runtimes = await self._runtimes_of(wanted.worker_id, wanted.instance_id)
+        topics = [runtime_topic(runtime) for runtime in runtimes]
+        with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
+            return leased(await self._claim_or_wait(wanted, seconds, ear))
+
+    async def _claim_or_wait(
+        self, wanted: ClaimRequest, seconds: float, ear: Subscription
+    ) -> Sequence[LeasedJob]:
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while True:
+            ear.clear()
+            asked_at = self.fresh.now()
+            claimed = await self._store.claim(wanted)
+            self.fresh.note(wanted.worker_id, claimed.jobs, asked_at)
+            left = end - clock()
+            if claimed.jobs or left <= 0 or self._notifier.closed:
+                return claimed.jobs
+            again = claimed.again_in_seconds
+            await ear.wait(left if again is None else min(left, again))
+
+    async def _runtimes_of(self, worker_id: str, instance_id: str) -> tuple[str, ...]:
+        """What a worker's process offers; read where it registered at another CORTEX, or before."""
+        key = worker_id, instance_id
+        if key not in self._runtimes:
+            try:
+                worker = await self._store.get_worker(worker_id)
+            except WorkerNotFoundError as error:
+                raise WorkerUnknownError(worker_id) from error
+            told = json.loads(worker.capabilities)
+            self._runtimes[key] = tuple(told["supported_runtimes"])
+        return self._runtimes[key]
+
+    # ------------------------------------------------------------ what became of jobs
+
+    async def renew(self, request: pb.RenewLeasesRequest) -> pb.RenewLeasesResponse:
+        """Extend leases; those that were granted just now stand as they are."""
+        refs = [incoming.attempt_ref(ref) for ref in request.jobs]
+        return self.confirmed(request.worker_id, refs) or self.renewed(
+            await self._store.renew(request.worker_id, refs)
+        )
+
+    def confirmed(
+        self, worker_id: str, refs: Sequence[AttemptRef]
+    ) -> pb.RenewLeasesResponse | None:
+        """Answer a renewal of leases that were granted just now; None: the store must be asked."""
+        left = self.fresh.confirm(worker_id, refs)
+        if left is None:
+            return None
+        stand = [RefVerdict(ref.job_id, ref.attempt, Fence.ACCEPTED) for ref in refs]
+        return pb.RenewLeasesResponse(
+            verdicts=outgoing.verdicts(stand), lease=outgoing.duration(left)
+        )
+
+    def renewed(self, records: Sequence[RefVerdict]) -> pb.RenewLeasesResponse:
+        """Answer a renewal as the store did."""
+        return pb.RenewLeasesResponse(
+            verdicts=outgoing.verdicts(records), lease=outgoing.duration(self._lease_seconds)
+        )
+
+    async def update_status(self, request: pb.UpdateJobStatusRequest) -> pb.UpdateJobStatusResponse:
+        """Move attempts forward."""
+        updates = [incoming.status_update(update) for update in request.updates]
+        records = await self._store.update_status(request.worker_id, updates)
+        return pb.UpdateJobStatusResponse(verdicts=outgoing.verdicts(records))
+
+    async def report(self, request: pb.ReportResultRequest) -> pb.ReportResultResponse:
+        """End attempts."""
+        reports = [incoming.report(result) for result in request.results]
+        return reported(await self._store.report(request.worker_id, reports))
+
+    async def release(self, request: pb.ReleaseJobsRequest) -> pb.ReleaseJobsResponse:
+        """Take jobs back unfinished."""
+        releases = [incoming.release(job) for job in request.jobs]
+        records = await self._store.release(request.worker_id, releases)
+        return pb.ReleaseJobsResponse(verdicts=outgoing.verdicts(records))
+
+    async def exchange(self, told: Exchange) -> Exchanged:
+        """Do what one worker says at one time in one commit."""
+        asked_at = self.fresh.now()
+        done = await self._store.exchange(told)
+        if done.claimed is not None:
+            self.fresh.note(told.worker_id, done.claimed.jobs, asked_at)
+        return done
+
+
+def wait_seconds(request: pb.AcquireJobRequest) -> float:
+    """How long a worker waits for jobs."""
+    return min(max(0.0, request.wait.ToNanoseconds() / 1e9), MAX_WAIT_SECONDS)
+
+
+def leased(jobs: Sequence[LeasedJob]) -> pb.AcquireJobResponse:
+    """The jobs that a worker is given."""
+    return pb.AcquireJobResponse(jobs=[outgoing.leased_job(one) for one in jobs])
+
+
+def reported(records: Sequence[RefVerdict]) -> pb.ReportResultResponse:
+    """What became of results."""
+    return pb.ReportResultResponse(verdicts=outgoing.verdicts(records))
