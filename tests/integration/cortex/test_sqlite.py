@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from cortex_old_jobs import check_old_jobs, old_jobs
 from cortex_tools import StoreFactory, StoreTools, TurnableClock
 from sqlalchemy import create_engine
 
@@ -87,6 +88,18 @@ async def test_a_batch_of_an_older_cortex_knows_its_rows_and_goes_on_with_its_lo
     assert leased.job.engine_crashes == 0
     assert sum(event.kind == "row" for event in page.events) == 2
     assert [event.sequence for event in page.events] == list(range(5))
+
+
+async def test_jobs_of_the_version_before_are_found_by_what_finds_them_now(
+    tmp_path: Path, store_factory: StoreFactory, clock: TurnableClock, notifier: LocalNotifier
+) -> None:
+    (tmp_path / "data").mkdir()
+    migrate(tmp_path / "data" / DATABASE_NAME, "0007")
+    connection = sqlite3.connect(tmp_path / "data" / DATABASE_NAME)
+    connection.executescript(old_jobs(clock.now))
+    connection.close()
+    async with store_factory() as store:
+        await check_old_jobs(StoreTools(store, clock, notifier))
 
 
 async def test_a_second_store_on_the_same_data_is_refused(

@@ -37,6 +37,21 @@ def test_an_insert_of_many_rows_takes_them_from_arrays() -> None:
     )
 
 
+def test_a_deletion_of_many_rows_takes_them_from_an_array() -> None:
+    assert Many("DELETE FROM jobs WHERE jobs.seq = :seq", seq=INT).postgres == (
+        "DELETE FROM jobs USING unnest(CAST(:seq AS bigint[])) AS told (seq) "
+        "WHERE jobs.seq = told.seq"
+    )
+
+
+def test_a_statement_may_take_several_lists() -> None:
+    among = Among("SELECT 1 WHERE x = ANY(:keys) AND y = ANY(:more)", INT, more=TEXT)
+    assert among.postgres == (
+        "SELECT 1 WHERE x = ANY(CAST(:keys AS bigint[])) AND y = ANY(CAST(:more AS text[]))"
+    )
+    assert among.for_sqlite({"keys": [1], "more": {"a"}}) == {"keys": "[1]", "more": '["a"]'}
+
+
 def test_sqlite_is_given_the_same_rows_one_by_one() -> None:
     connection = sqlite3.connect(":memory:")
     try:
@@ -65,7 +80,8 @@ def test_sqlite_is_given_the_same_rows_one_by_one() -> None:
     ],
 )
 def test_a_column_is_written_as_an_array(kind: str, values: list[object], literal: str) -> None:
-    assert Among("SELECT 1 WHERE x = ANY(:keys)", kind).array(values) == literal
+    among = Among("SELECT 1 WHERE x = ANY(:keys)", kind)
+    assert among.for_postgres({"keys": values, "y": 1}) == {"keys": literal, "y": 1}
 
 
 def test_many_rows_and_long_ones_are_cut_into_several_statements() -> None:

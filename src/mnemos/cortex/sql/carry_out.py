@@ -1,13 +1,13 @@
 """Carrying out what lease_core decides: for all jobs of an operation, in a few statements.
 
 Which columns a statement names is chosen with care: SQLite rewrites every index that one of them
-stands in, and PostgreSQL all indexes of the table unless none of them stands in any.
+stands in, and PostgreSQL all indexes of the table unless none of them stands in any (see schema).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .. import lease_core
 from ..lease_core import AttemptEnd, Event, Job, PastAttempt, Step
@@ -15,7 +15,7 @@ from ..notifier import DELAYED_TOPIC, group_topic, job_topic, runtime_topic
 from ..state_machine import PHASES, TERMINAL, JobState, Outcome, Phase
 from .jobs_loaded import LoadedJob
 from .log_lines import line_text
-from .many import BOOL, FLOAT, INT, TEXT, Among, Many, Values
+from .many import BOOL, FLOAT, INT, TEXT, Many, Values
 from .transaction import Transaction
 
 Random = Callable[[], float]
@@ -24,15 +24,13 @@ Place = tuple[int, int, str | None]
 
 _CLAIMED = Many(
     """
-UPDATE jobs SET status = 'acquired', queued = FALSE, worker_id = :holder, attempt = :number,
-    claim_request_id = :request_id, renewed = FALSE, next_chunk = 0, status_message = NULL,
-    started_at = :started, lease_expires_at = :lease, deadline_at = :deadline,
-    next_event = :line
+UPDATE jobs SET status = 'acquired', worker_id = :holder, attempt = :number, renewed = FALSE,
+    next_chunk = 0, status_message = NULL, started_at = :started, lease_expires_at = :lease,
+    deadline_at = :deadline, next_event = :line
 WHERE jobs.seq = :seq
 """,
     holder=TEXT,
     number=INT,
-    request_id=TEXT,
     started=FLOAT,
     lease=FLOAT,
     deadline=FLOAT,
@@ -67,13 +65,12 @@ _MOVED = Many(
     **_NOTED_TYPES,
 )
 _REQUEUED_COLUMNS = """
-    status = 'pending', queued = :is_queued, delayed = :is_delayed, available_at = :available,
-    worker_id = NULL, claim_request_id = NULL, lease_expires_at = NULL, deadline_at = NULL,
-    cancel_requested = FALSE, retries_used = :retries, engine_crashes = :deaths,
-    status_message = :message, next_event = :line
+    status = 'pending', delayed = :is_delayed, available_at = :available, worker_id = NULL,
+    lease_expires_at = NULL, deadline_at = NULL, cancel_requested = FALSE,
+    retries_used = :retries, engine_crashes = :deaths, status_message = :message,
+    next_event = :line
 """
 _REQUEUED_TYPES = {
-    "is_queued": BOOL,
     "is_delayed": BOOL,
     "available": FLOAT,
     "retries": INT,
@@ -88,16 +85,15 @@ _REQUEUED = Many(
 )
 _REVIVED = Many(
     f"""
-UPDATE jobs SET finished_at = NULL, finish_seq = NULL, error_code = NULL, error = NULL,
-    error_retryable = NULL, void_attempts = attempt, {_REQUEUED_COLUMNS}
+UPDATE jobs SET finished_at = NULL, error_code = NULL, error = NULL, error_retryable = NULL,
+    void_attempts = attempt, {_REQUEUED_COLUMNS}
 WHERE jobs.seq = :seq
 """,  # noqa: S608  constants only
     **_REQUEUED_TYPES,
 )
 _ENDED_COLUMNS = """
-    status = :state, finished_at = :now, status_message = NULL, claim_request_id = NULL,
-    error_code = :code, error = :sentence, error_retryable = :again, engine_crashes = :deaths,
-    next_event = :line
+    status = :state, finished_at = :now, status_message = NULL, error_code = :code,
+    error = :sentence, error_retryable = :again, engine_crashes = :deaths, next_event = :line
 """
 _ENDED_TYPES = {
     "state": TEXT,
@@ -118,21 +114,29 @@ WHERE jobs.seq = :seq
 )
 _ENDED_WHILE_PENDING = Many(
     f"""
-UPDATE jobs SET queued = FALSE, delayed = FALSE, worker_id = :holder, {_ENDED_COLUMNS}
+UPDATE jobs SET delayed = FALSE, worker_id = :holder, {_ENDED_COLUMNS}
 WHERE jobs.seq = :seq
 """,  # noqa: S608  constants only
     holder=TEXT,
     **_ENDED_TYPES,
 )
+ENQUEUE = Many(
+    "INSERT INTO queue (job_seq, lane_id, rank) VALUES (:seq, :lane, :place)",
+    seq=INT,
+    lane=INT,
+    place=INT,
+)
+_LEAVE_QUEUE = Many("DELETE FROM queue WHERE queue.job_seq = :seq", seq=INT)
 _BEGIN_ATTEMPTS = Many(
     """
-INSERT INTO attempts (job_seq, attempt, worker_id, started_at, reported)
-VALUES (:seq, :attempt, :worker_id, :now, FALSE)
+INSERT INTO attempts (job_seq, attempt, worker_id, started_at, reported, request_id)
+VALUES (:seq, :attempt, :worker_id, :now, FALSE, :request_id)
 """,
     seq=INT,
     attempt=INT,
     worker_id=TEXT,
     now=FLOAT,
+    request_id=TEXT,
 )
 _END_ATTEMPTS = Many(
     """
@@ -159,7 +163,8 @@ VALUES (:seq, :sequence, :kind, :data, :now)
     data=TEXT,
     now=FLOAT,
 )
-_FORGET_RESULTS = Among("DELETE FROM job_results WHERE job_seq = ANY(:keys) RETURNING job_seq", INT)
+_FORGET_RESULTS = Many("DELETE FROM job_results WHERE job_results.job_seq = :seq", seq=INT)
+_FORGET_END = Many("DELETE FROM finished WHERE finished.job_seq = :seq", seq=INT)
 
 
 class Ledger:
@@ -175,7 +180,7 @@ class Ledger:
         self._lines: list[Values] = []
         self._begun: list[Values] = []
         self._attempt_ends: list[Values] = []
-        self._forgotten: list[int] = []
+        self._forgotten: list[Values] = []
         self._moves: Counter[tuple[JobState, JobState, Place]] = Counter()
 
     def step(self, loaded: LoadedJob, event: Event) -> Step:
@@ -189,7 +194,7 @@ class Ledger:
         if step.ended is not None:
             self._end_attempt(loaded, step.ended, holder or "")
         if step.forgets:
-            self._forgotten.append(loaded.seq)
+            self._forgotten.append((loaded.seq,))
         return step
 
     def foresee(self, loaded: LoadedJob, event: Event) -> Step:
@@ -215,6 +220,8 @@ class Ledger:
             self.tx.count("queue", "delayed", -1)
         if job.state is JobState.PENDING:
             self._queue(loaded)
+            if was.state in TERMINAL:
+                self.tx.finished[loaded.seq] = None
         elif job.state is JobState.ACQUIRED:
             self._begin(loaded)
         elif job.state in TERMINAL:
@@ -230,14 +237,14 @@ class Ledger:
 
     def _begin(self, loaded: LoadedJob) -> None:
         job, now = loaded.job, self.tx.now
-        self._begun.append((loaded.seq, job.attempt, job.worker_id, now))
+        self._begun.append((loaded.seq, job.attempt, job.worker_id, now, loaded.request_id))
         if loaded.started_at is None:
             loaded.started_at = now
             self.tx.measured.waits.append(max(0.0, now - loaded.submitted_at))
 
     def _finish(self, loaded: LoadedJob) -> None:
         if loaded.group is not None:
-            self.tx.finished.append(loaded.seq)
+            self.tx.finished[loaded.seq] = loaded.group
         measured = self.tx.measured
         measured.ended[loaded.job.state.value] += 1
         measured.attempts.append(loaded.job.attempt)
@@ -263,11 +270,13 @@ class Ledger:
         for loaded in self._changed.values():
             statement, row = _change(loaded, self.tx.now)
             rows[statement].append(row)
+            for table, told in _other_rows(loaded):
+                rows[table].append(told)
         for statement, some in rows.items():
             self.tx.write(statement, some)
         self.tx.write(_BEGIN_ATTEMPTS, self._begun)
         self.tx.write(_END_ATTEMPTS, self._attempt_ends)
-        self.tx.among(_FORGET_RESULTS, self._forgotten)
+        self.tx.write(_FORGET_RESULTS, self._forgotten)
         self.tx.write(_APPEND_LINES, self._lines)
 
 
@@ -290,11 +299,24 @@ def _change(loaded: LoadedJob, now: float) -> tuple[Many, Values]:
     return _MOVED, (job.state.value, *_noted(loaded))
 
 
+def _other_rows(loaded: LoadedJob) -> Iterator[tuple[Many, Values]]:
+    """What keeps `queue` and `finished` in step with a job."""
+    was, now = loaded.before.state, loaded.job.state
+    if was is now:
+        return
+    if was is JobState.PENDING:
+        yield _LEAVE_QUEUE, (loaded.seq,)
+    elif now is JobState.PENDING:
+        yield ENQUEUE, (loaded.seq, None if loaded.delayed else loaded.lane_id, -loaded.priority)
+        if was in TERMINAL:
+            yield _FORGET_END, (loaded.seq,)
+
+
 def _claimed(loaded: LoadedJob) -> tuple[Many, Values]:
     job = loaded.job
     row = (
-        *(job.worker_id, job.attempt, loaded.request_id, loaded.started_at),
-        *(job.lease_expires_at, job.deadline_at, loaded.next_event, loaded.seq),
+        *(job.worker_id, job.attempt, loaded.started_at, job.lease_expires_at),
+        *(job.deadline_at, loaded.next_event, loaded.seq),
     )
     return _CLAIMED, row
 
@@ -302,8 +324,8 @@ def _claimed(loaded: LoadedJob) -> tuple[Many, Values]:
 def _requeued(loaded: LoadedJob) -> tuple[Many, Values]:
     job = loaded.job
     row = (
-        *(not loaded.delayed, loaded.delayed, job.available_at, job.retries_used),
-        *(job.engine_crashes, job.status_message, loaded.next_event, loaded.seq),
+        *(loaded.delayed, job.available_at, job.retries_used, job.engine_crashes),
+        *(job.status_message, loaded.next_event, loaded.seq),
     )
     return _REQUEUED if loaded.before.is_held else _REVIVED, row
 

@@ -24,16 +24,18 @@ FEWEST_READ = 16
 
 _QUEUED_LANES = """
 WITH RECURSIVE heads (lane_id) AS (
-    SELECT MIN(lane_id) FROM jobs WHERE queued
+    SELECT MIN(lane_id) FROM queue
     UNION ALL
-    SELECT (SELECT MIN(lane_id) FROM jobs WHERE queued AND lane_id > heads.lane_id)
+    SELECT (SELECT MIN(lane_id) FROM queue WHERE lane_id > heads.lane_id)
     FROM heads WHERE heads.lane_id IS NOT NULL
 )
 SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
 """
 _HEADS = """
-SELECT seq, lane_id, priority, attempt, submitted_at, available_at, size_bytes FROM jobs
-WHERE queued AND lane_id = :lane_id ORDER BY priority DESC, seq LIMIT :limit
+SELECT jobs.seq, queue.lane_id, jobs.priority, jobs.attempt, jobs.submitted_at,
+    jobs.available_at, jobs.size_bytes
+FROM queue CROSS JOIN jobs WHERE queue.lane_id = :lane_id AND jobs.seq = queue.job_seq
+ORDER BY queue.rank, queue.job_seq LIMIT :limit
 """
 
 

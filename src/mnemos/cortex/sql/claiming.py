@@ -41,24 +41,27 @@ _NOTE_OFFER = """
 UPDATE workers SET offered_memory_mb = :memory_mb, offered_gpu_memory_mb = :gpu_memory_mb
 WHERE worker_id = :worker_id
 """
-# There is one index that it can go by: of what a worker was ever given there may be a million.
 _ANSWERED = Among(
     """
-SELECT job_id, worker_id, claim_request_id, status, renewed, lease_expires_at FROM jobs
-WHERE claim_request_id = ANY(:keys) AND claim_request_id IS NOT NULL ORDER BY +seq
+SELECT jobs.job_id, attempts.worker_id, attempts.request_id, jobs.status, jobs.renewed,
+    jobs.lease_expires_at
+FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
+WHERE attempts.worker_id = ANY(:keys) AND attempts.ended_at IS NULL
+    AND attempts.request_id = ANY(:requests)
+ORDER BY attempts.job_seq
 """,
     TEXT,
+    requests=TEXT,
 )
 _COLUMNS = f"""
     {JOB_COLUMNS}, jobs.family, jobs.version, jobs.min_memory_mb, jobs.min_gpu_memory_mb, jobs.tags,
-    jobs.idempotency_key, jobs.trace, jobs.finished_at, jobs.finish_seq, jobs.error_code,
-    jobs.error, jobs.error_retryable, job_inputs.input, job_inputs.runtime_config,
-    job_inputs.metadata
+    jobs.idempotency_key, jobs.trace, jobs.finished_at, jobs.error_code, jobs.error,
+    jobs.error_retryable, job_inputs.input, job_inputs.runtime_config, job_inputs.metadata
 """
 _FREE = Among(
     f"""
 SELECT {_COLUMNS} FROM jobs JOIN job_inputs ON job_inputs.job_seq = jobs.seq
-WHERE jobs.seq = ANY(:keys) AND jobs.queued
+WHERE jobs.seq = ANY(:keys) AND jobs.status = 'pending' AND NOT jobs.delayed
 ORDER BY jobs.seq /*+ FOR NO KEY UPDATE OF jobs SKIP LOCKED */
 """,  # noqa: S608  constants only
     INT,
@@ -119,12 +122,13 @@ def _answered(
     tx: Transaction, requests: Iterable[ClaimRequest]
 ) -> Mapping[tuple[str, str], list[str]]:
     """What the same requests were answered before, their worker not having heard of it yet."""
-    asked = {request.request_id for request in requests if request.request_id}
+    asked = {(one.worker_id, one.request_id) for one in requests if one.request_id}
     answered: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in tx.among(_ANSWERED, asked):
+    workers, told = {worker_id for worker_id, _ in asked}, {request for _, request in asked}
+    for row in tx.among(_ANSWERED, workers, requests=told):
         is_unheard = row["status"] == JobState.ACQUIRED.value and not row["renewed"]
         if is_unheard and row["lease_expires_at"] > tx.now:
-            answered[row["worker_id"], row["claim_request_id"]].append(row["job_id"])
+            answered[row["worker_id"], row["request_id"]].append(row["job_id"])
     return answered
 
 

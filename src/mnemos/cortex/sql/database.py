@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -83,7 +82,7 @@ class SqliteConnection(sqlite3.Connection):
         self, statement: Among, keys: Collection[Any], others: Parameters, /
     ) -> sqlite3.Cursor:
         """Execute a statement for many keys."""
-        return self.execute(statement.sqlite, {"keys": json.dumps(list(keys)), **others})
+        return self.execute(statement.sqlite, statement.for_sqlite({**others, "keys": keys}))
 
 
 def connect(database: Path, *, read_only: bool) -> SqliteConnection:

@@ -19,7 +19,7 @@ from ..records import (
 from .attempts import release_attempt
 from .carry_out import Ledger, Random
 from .engine import LOCK, Connection, fields_of
-from .jobs_loaded import JOB_COLUMNS, LoadedJob
+from .jobs_loaded import HELD, JOB_COLUMNS, LOCK_JOBS, LoadedJob
 from .people import add_action
 from .reaping import lose_attempts
 from .transaction import Row, Transaction
@@ -30,15 +30,14 @@ SELECT instance_id FROM workers WHERE worker_id = :worker_id {LOCK}
 _FIND = "SELECT * FROM workers WHERE worker_id = :worker_id"
 _FIND_AND_LOCK = f"{_FIND} {LOCK}"
 _HELD = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
-ORDER BY +seq {LOCK}
+SELECT {JOB_COLUMNS} FROM {HELD} AND attempts.worker_id = :worker_id
+    AND jobs.worker_id = :worker_id AND jobs.lease_expires_at IS NOT NULL
+ORDER BY attempts.job_seq {LOCK_JOBS}
 """  # noqa: S608  constants only
-_HELD_BY = """
-SELECT job_id FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
-"""
-_HELD_IDS = """
-SELECT worker_id, job_id FROM jobs WHERE lease_expires_at IS NOT NULL ORDER BY worker_id, seq
-"""
+_HELD_BY = f"SELECT jobs.job_id FROM {HELD} AND attempts.worker_id = :worker_id"  # noqa: S608
+_HELD_IDS = f"""
+SELECT attempts.worker_id, jobs.job_id FROM {HELD} ORDER BY attempts.worker_id, attempts.job_seq
+"""  # noqa: S608  constants only
 _UPSERT = """
 INSERT INTO workers (worker_id, instance_id, hostname, ip_address, version, capabilities,
     resources, tags, models, status, status_reason, desired_state, lost, total_jobs_completed,

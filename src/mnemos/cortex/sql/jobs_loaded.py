@@ -23,6 +23,15 @@ JOB_COLUMNS = """
     jobs.lease_expires_at, jobs.deadline_at, jobs.job_type, jobs.engine_crashes, jobs.row_count,
     jobs.void_attempts, jobs.size_bytes, jobs.pruned_lines
 """
+HELD = """
+attempts JOIN jobs ON jobs.seq = attempts.job_seq WHERE attempts.ended_at IS NULL
+"""
+"""The jobs that somebody holds, with the attempts that hold them."""
+
+LOCK_JOBS = "/*+ FOR NO KEY UPDATE OF jobs */"
+LOCK_FREE_JOBS = "/*+ FOR NO KEY UPDATE OF jobs SKIP LOCKED */"
+"""As engine.LOCK and LOCK_FREE, for statements that also read other tables."""
+
 _BY_IDS = Among(
     f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ANY(:keys) ORDER BY seq {LOCK}",  # noqa: S608
     TEXT,

@@ -7,6 +7,7 @@ is the fastest way to write them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ _VALUES = re.compile(r"VALUES \(([^)]*)\)")
 
 
 class Many:
-    """An INSERT … VALUES (…) or an UPDATE … WHERE … for many rows.
+    """An INSERT … VALUES (…), an UPDATE … WHERE … or a DELETE … WHERE … for many rows.
 
     `types` names the columns of the rows, in their order, as the statement's `:names`. A column of
     the table that is named like one of them must be written with its table.
@@ -53,20 +54,32 @@ class Many:
 
 
 class Among:
-    """A statement on the rows whose key is one of many: its text says `= ANY(:keys)`."""
+    """A statement on the rows whose key is one of many: its text says `= ANY(:keys)`.
 
-    __slots__ = ("_write", "postgres", "sqlite")
+    `others` names further lists that it is given, as it says `= ANY(:name)` of them.
+    """
 
-    def __init__(self, statement: str, kind: str) -> None:
-        self._write = _WRITERS[kind]
-        any_of = "= ANY(:keys)"
-        assert any_of in statement
-        self.sqlite = statement.replace(any_of, "IN (SELECT value FROM json_each(:keys))")
-        self.postgres = statement.replace(any_of, f"= ANY(CAST(:keys AS {kind}[]))")
+    __slots__ = ("_writers", "postgres", "sqlite")
 
-    def array(self, keys: Iterable[Any]) -> str:
-        """The keys as PostgreSQL takes them."""
-        return self._write(list(keys))
+    def __init__(self, statement: str, kind: str, **others: str) -> None:
+        kinds = {"keys": kind, **others}
+        self._writers = {name: _WRITERS[kind] for name, kind in kinds.items()}
+        self.sqlite = self.postgres = statement
+        for name, kind in kinds.items():
+            any_of = f"= ANY(:{name})"
+            assert any_of in statement
+            listed = f"IN (SELECT value FROM json_each(:{name}))"  # noqa: S608  constants only
+            self.sqlite = self.sqlite.replace(any_of, listed)
+            self.postgres = self.postgres.replace(any_of, f"= ANY(CAST(:{name} AS {kind}[]))")
+
+    def for_postgres(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as PostgreSQL takes them."""
+        arrays = {name: write(list(given[name])) for name, write in self._writers.items()}
+        return {**given, **arrays}
+
+    def for_sqlite(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters as SQLite takes them."""
+        return {**given, **{name: json.dumps(list(given[name])) for name in self._writers}}
 
 
 def _from_arrays(statement: str, types: Mapping[str, str]) -> str:
@@ -78,6 +91,8 @@ def _from_arrays(statement: str, types: Mapping[str, str]) -> str:
         return inserted
     head, where, tail = told.rpartition("WHERE")
     assert where
+    if head.lstrip().startswith("DELETE"):
+        source = source.replace("FROM", "USING", 1)
     return f"{head}{source} WHERE{tail}"
 
 

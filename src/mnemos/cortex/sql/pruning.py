@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from heapq import merge
-from itertools import islice
 
 from ..big_results import REFERENCE_PREFIX
 from ..records import OldJobs, PrunedStep
-from ..state_machine import TERMINAL, Phase
+from ..state_machine import Phase
 from .carry_out import Ledger
 from .engine import LOCK_FREE, Connection
 from .jobs_loaded import LoadedJob
@@ -43,9 +41,9 @@ SELECT jobs.seq, jobs.submitted_at, jobs.finished_at,
     (SELECT MAX(sequence) FROM job_events WHERE job_seq = jobs.seq) AS last_line
 FROM logged CROSS JOIN jobs WHERE jobs.seq = logged.seq ORDER BY logged.seq
 """
-_ENDED = """
+_NEXT = """
 SELECT seq, submitted_at, finished_at, size_bytes FROM jobs
-WHERE status = :status AND seq > :after ORDER BY seq LIMIT :limit
+WHERE seq > :after ORDER BY seq LIMIT :limit
 """
 _STORED = Among(
     f"""
@@ -81,7 +79,7 @@ ORDER BY seq {LOCK_FREE}
 )
 _DELETE_WITH_JOBS = [
     Among(f"DELETE FROM {table} WHERE job_seq = ANY(:keys) RETURNING job_seq", INT)  # noqa: S608
-    for table in ("attempts", "job_inputs", "job_results")
+    for table in ("attempts", "job_inputs", "job_results", "finished")
 ]
 _DELETE_JOBS = Among("DELETE FROM jobs WHERE seq = ANY(:keys) RETURNING seq", INT)
 _FORGET_GROUP = f"""
@@ -142,29 +140,21 @@ def _old_jobs(
     connection: Connection, before: float, after_seq: int
 ) -> tuple[list[int], int | None]:
     """Their numbers, and where to look on."""
-    rows = _ended_jobs(connection, after_seq)
+    told = {"after": after_seq, "limit": LOOKED_AT_PER_STEP}
+    rows = connection.execute(_NEXT, told).fetchall()
     if _all_too_young(rows, before):
         return [], None
     seqs: list[int] = []
     room = BYTES_PER_STEP
     position = after_seq
     for row in rows:
-        if row["finished_at"] <= before:
+        if row["finished_at"] is not None and row["finished_at"] <= before:
             if len(seqs) == JOBS_PER_STEP or (seqs and row["size_bytes"] > room):
                 return seqs, position
             seqs.append(row["seq"])
             room -= row["size_bytes"]
         position = row["seq"]
     return seqs, _look_on(rows, position)
-
-
-def _ended_jobs(connection: Connection, after_seq: int) -> list[Row]:
-    """The next jobs that have ended, the oldest first."""
-    told = {"after": after_seq, "limit": LOOKED_AT_PER_STEP}
-    lists = [
-        connection.execute(_ENDED, {**told, "status": state.value}).fetchall() for state in TERMINAL
-    ]
-    return list(islice(merge(*lists, key=lambda row: row["seq"]), LOOKED_AT_PER_STEP))
 
 
 def _all_too_young(rows: Sequence[Row], before: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.dialects.sqlite import dialect as SqliteDialect
 
 from ..errors import JobNotFoundError, LogPrunedError
@@ -19,10 +19,10 @@ from ..records import (
     JobRecord,
     ModelKey,
 )
-from ..state_machine import TERMINAL, JobState
+from ..state_machine import ACTIVE, RETRYABLE_BY_HAND, TERMINAL, JobState
 from ..store import MAX_PAGE_BYTES
 from .engine import Connection, Row, fields_of
-from .schema import job_inputs, job_results, jobs
+from .schema import attempts, finished, job_inputs, job_results, jobs, queue
 
 MAX_EVENTS_BYTES = 1024 * 1024
 
@@ -37,6 +37,7 @@ _FULL = _SLIM.add_columns(
     job_results.c.output_metadata,
     job_results.c.metrics,
 ).outerjoin(job_results, job_results.c.job_seq == jobs.c.seq)
+_NUMBERED = _FULL.add_columns(finished.c.finish_seq)
 
 _FIND = "SELECT seq, status, pruned_lines FROM jobs WHERE job_id = :job_id"
 _ATTEMPTS = """
@@ -56,7 +57,10 @@ SELECT tallies.scope, tallies.name, tallies.value FROM tallies
 WHERE tallies.scope >= 'lane/' AND tallies.scope < 'lane0' AND tallies.value > 0
 """
 _LANE = "SELECT family, version, runtime FROM lanes WHERE lane_id = :lane_id"
-_OLDEST = "SELECT submitted_at FROM jobs WHERE status = 'pending' ORDER BY seq LIMIT 1"
+_OLDEST = """
+SELECT jobs.submitted_at FROM queue CROSS JOIN jobs WHERE jobs.seq = queue.job_seq
+ORDER BY queue.job_seq LIMIT 1
+"""
 _WORKERS = "SELECT lost, desired_state, status, COUNT(*) AS n FROM workers GROUP BY 1, 2, 3"
 
 
@@ -65,7 +69,9 @@ def _compile(statement: Select[Any]) -> tuple[str, dict[str, Any]]:
     return str(compiled), dict(compiled.params)
 
 
-_GET, _ = _compile(_FULL.where(jobs.c.job_id == "?"))
+_GET, _ = _compile(
+    _NUMBERED.outerjoin(finished, finished.c.job_seq == jobs.c.seq).where(jobs.c.job_id == "?")
+)
 _GET_PARAMETER = next(iter(_))
 
 
@@ -100,9 +106,7 @@ def get_attempts(connection: Connection, job_id: str) -> list[AttemptRecord]:
 
 def list_jobs(connection: Connection, query: JobFilter) -> list[JobRecord]:
     """Return jobs, newest first."""
-    statement = _FULL if query.full else _SLIM
-    if query.statuses:
-        statement = statement.where(jobs.c.status.in_([state.value for state in query.statuses]))
+    statement, seq = _of_statuses(_FULL if query.full else _SLIM, frozenset(query.statuses))
     equal = {
         jobs.c.family: query.family,
         jobs.c.version: query.version,
@@ -119,9 +123,29 @@ def list_jobs(connection: Connection, query: JobFilter) -> list[JobRecord]:
     if query.submitted_before is not None:
         statement = statement.where(jobs.c.submitted_at < query.submitted_before)
     if query.before_seq is not None:
-        statement = statement.where(jobs.c.seq < query.before_seq)
-    text, parameters = _compile(statement.order_by(jobs.c.seq.desc()).limit(query.limit))
+        statement = statement.where(seq < query.before_seq)
+    text, parameters = _compile(statement.order_by(seq.desc()).limit(query.limit))
     return _page(connection.execute(text, parameters))
+
+
+def _of_statuses(
+    statement: Select[Any], statuses: frozenset[JobState]
+) -> tuple[Select[Any], ColumnElement[int]]:
+    """Demand one of some statuses, if any; and say which column tells the jobs' order.
+
+    What waits, runs or ended badly is found by itself, however many jobs ended well.
+    """
+    if not statuses:
+        return statement, jobs.c.seq
+    statement = statement.where(jobs.c.status.in_([state.value for state in statuses]))
+    if statuses == {JobState.PENDING}:
+        return statement.join(queue, queue.c.job_seq == jobs.c.seq), queue.c.job_seq
+    if statuses <= ACTIVE:
+        held = (attempts.c.job_seq == jobs.c.seq) & attempts.c.ended_at.is_(None)
+        return statement.join(attempts, held), attempts.c.job_seq
+    if statuses <= RETRYABLE_BY_HAND:
+        statement = statement.where(jobs.c.error_code.is_not(None))
+    return statement, jobs.c.seq
 
 
 def _page(rows: Iterable[Row]) -> list[JobRecord]:
@@ -160,8 +184,12 @@ def read_events(connection: Connection, job_id: str, from_sequence: int, limit: 
 
 def group_results(connection: Connection, group: str, after: int, limit: int) -> list[JobRecord]:
     """Return finished jobs of a group in finishing order."""
-    statement = _FULL.where(jobs.c.group_name == group, jobs.c.finish_seq > after)
-    text, parameters = _compile(statement.order_by(jobs.c.finish_seq).limit(limit))
+    statement = (
+        _NUMBERED.join(finished, finished.c.job_seq == jobs.c.seq)
+        .where(finished.c.group_name == group, finished.c.finish_seq > after)
+        .order_by(finished.c.finish_seq)
+    )
+    text, parameters = _compile(statement.limit(limit))
     return _page(connection.execute(text, parameters))
 
 

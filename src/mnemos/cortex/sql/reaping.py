@@ -9,18 +9,19 @@ from ..notifier import runtime_topic
 from ..records import Reaped
 from .carry_out import Ledger, Random
 from .engine import LOCK_FREE
-from .jobs_loaded import JOB_COLUMNS, LoadedJob
+from .jobs_loaded import HELD, JOB_COLUMNS, LOCK_FREE_JOBS, LoadedJob
+from .many import INT, Many
 from .transaction import Row, Transaction
 
 BATCH = 500
 
 _EXPIRED = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE lease_expires_at <= :now ORDER BY lease_expires_at
-LIMIT {BATCH} {LOCK_FREE}
+SELECT {JOB_COLUMNS} FROM {HELD} AND jobs.lease_expires_at <= :now
+ORDER BY jobs.lease_expires_at LIMIT {BATCH} {LOCK_FREE_JOBS}
 """  # noqa: S608  constants only
 _OVERDUE = f"""
-SELECT {JOB_COLUMNS} FROM jobs WHERE deadline_at <= :before ORDER BY deadline_at
-LIMIT {BATCH} {LOCK_FREE}
+SELECT {JOB_COLUMNS} FROM {HELD} AND jobs.deadline_at <= :before
+ORDER BY jobs.deadline_at LIMIT {BATCH} {LOCK_FREE_JOBS}
 """  # noqa: S608  constants only
 _SILENT = f"""
 UPDATE workers SET lost = TRUE WHERE worker_id IN (
@@ -30,21 +31,24 @@ UPDATE workers SET lost = TRUE WHERE worker_id IN (
 _FORGET = f"""
 DELETE FROM workers WHERE worker_id IN (
     SELECT worker_id FROM workers WHERE lost AND last_seen <= :before
-        AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.worker_id = workers.worker_id
-            AND jobs.lease_expires_at IS NOT NULL)
+        AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.worker_id = workers.worker_id
+            AND attempts.ended_at IS NULL)
     {LOCK_FREE}
 ) RETURNING worker_id
 """  # noqa: S608  constants only
 _PROMOTE = f"""
-UPDATE jobs SET queued = TRUE, delayed = FALSE WHERE seq IN (
+UPDATE jobs SET delayed = FALSE WHERE seq IN (
     SELECT seq FROM jobs WHERE delayed AND available_at <= :now LIMIT {BATCH} {LOCK_FREE}
-) RETURNING runtime
+) RETURNING runtime, lane_id, seq
 """  # noqa: S608  constants only
+_ENTER_LANES = Many(
+    "UPDATE queue SET lane_id = :lane WHERE queue.job_seq = :seq", lane=INT, seq=INT
+)
 _NEXT_DUE = "SELECT MIN(available_at) AS due FROM jobs WHERE delayed"
 _RENEW_ALL = """
 UPDATE jobs SET lease_expires_at = :until,
     deadline_at = CASE WHEN deadline_at < :until THEN :until ELSE deadline_at END
-WHERE lease_expires_at IS NOT NULL
+WHERE seq IN (SELECT job_seq FROM attempts WHERE ended_at IS NULL)
 """
 _HEAR_ALL = "UPDATE workers SET last_seen = :now WHERE NOT lost"
 
@@ -91,6 +95,7 @@ def promote_due(tx: Transaction) -> float | None:
     """Queue delayed jobs that are due; return the seconds until the next one is."""
     rows = tx.all(_PROMOTE, {"now": tx.now})
     if rows:
+        tx.write(_ENTER_LANES, [(row["lane_id"], row["seq"]) for row in rows])
         tx.count("queue", "delayed", -len(rows))
         tx.topics.update({runtime_topic(row["runtime"]) for row in rows})
     nearest = tx.one(_NEXT_DUE, {})

@@ -45,7 +45,8 @@ def find(connection: Connection, which: DeadLetters, after_seq: int, limit: int)
     """Return the oldest jobs that fit, submitted after a position; at most STEP."""
     conditions, parameters = _fitting(which)
     query = f"""
-        SELECT seq, job_id FROM jobs WHERE status = :status AND seq > :after {conditions}
+        SELECT seq, job_id FROM jobs
+        WHERE error_code IS NOT NULL AND status = :status AND seq > :after {conditions}
         ORDER BY seq LIMIT :limit
     """  # noqa: S608  constants only
     limit = min(limit, STEP)
@@ -63,7 +64,8 @@ def count(connection: Connection, which: DeadLetters, limit: int) -> int:
     conditions, parameters = _fitting(which)
     query = f"""
         SELECT COUNT(*) AS n FROM (
-            SELECT 1 FROM jobs WHERE status = :status {conditions} LIMIT :limit
+            SELECT 1 FROM jobs
+            WHERE error_code IS NOT NULL AND status = :status {conditions} LIMIT :limit
         ) AS fitting
     """  # noqa: S608  constants only
     total = 0

@@ -1,9 +1,14 @@
 """The tables. Migrations build them; tests check that both say the same.
 
 `jobs` is narrow because it is rewritten at every step; bulky texts lie in `job_inputs` and
-`job_results`. A *lane* is one combination of what a job demands of a worker: claiming looks at
-the heads of fitting lanes, so its cost does not grow with the backlog. What a `measured` lane
-demands is what its jobs turned out to need, on top of what their submitters asked for.
+`job_results`. No index of it has a column that changes in the life of a job that ends well: what
+finds jobs by their state are rows of their own, which come and go. So PostgreSQL rewrites a job
+in its page and leaves all indexes alone (a HOT update). `queue` has the jobs that wait, those of
+`attempts` that have not ended tell which are held, `finished` has those of groups that have ended.
+
+A *lane* is one combination of what a job demands of a worker: claiming looks at the heads of
+fitting lanes, so its cost does not grow with the backlog. What a `measured` lane demands is what
+its jobs turned out to need, on top of what their submitters asked for.
 
 PostgreSQL is not asked to check that jobs have a lane and what belongs to jobs has one: that would
 cost a query for each row. Rows are added only beside their job or under its lock.
@@ -22,6 +27,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     false,
     text,
 )
@@ -62,7 +68,6 @@ jobs = Table(
     Column("job_id", Text, nullable=False, unique=True),
     Column("lane_id", Integer, ForeignKey("lanes.lane_id"), nullable=False),
     Column("status", Text, nullable=False),
-    Column("queued", Boolean, nullable=False),
     Column("delayed", Boolean, nullable=False),
     Column("job_type", Text, nullable=False),
     Column("priority", Integer, nullable=False),
@@ -75,14 +80,13 @@ jobs = Table(
     Column("min_gpu_memory_mb", Integer, nullable=False),
     Column("tags", Text, nullable=False),
     Column("group_name", Text),
-    Column("idempotency_key", Text, unique=True),
+    Column("idempotency_key", Text),
     Column("request_hash", Text, nullable=False),
     Column("trace", Text),
     Column("size_bytes", LONG, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("retries_used", Integer, nullable=False),
     Column("worker_id", Text),
-    Column("claim_request_id", Text),
     Column("renewed", Boolean, nullable=False),
     Column("next_chunk", LONG, nullable=False),
     Column("status_message", Text),
@@ -91,36 +95,48 @@ jobs = Table(
     Column("available_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Column("finish_seq", LONG),
     Column("lease_expires_at", Float),
     Column("deadline_at", Float),
     Column("error_code", Text),
     Column("error", Text),
     Column("error_retryable", Boolean),
     Column("engine_crashes", Integer, nullable=False, server_default="0"),
-    Column("lost_workers", Integer, nullable=False, server_default="0"),
     Column("row_count", Integer, nullable=False, server_default="0"),
     Column("void_attempts", Integer, nullable=False, server_default="0"),
     Column("pruned_lines", LONG, nullable=False, server_default="0"),
     Column("next_event", LONG, nullable=False, server_default="0"),
-    _partial("jobs_queue", "queued", "lane_id", text("priority DESC"), "seq"),
+    Column("lost_workers", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("idempotency_key").ddl_if(dialect="sqlite"),
+    Index(
+        "jobs_by_key",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ).ddl_if(dialect="postgresql"),
     _partial("jobs_delayed", "delayed", "available_at"),
-    _partial("jobs_pending", "status = 'pending'", "seq"),
-    _partial("jobs_leases", "lease_expires_at IS NOT NULL", "lease_expires_at"),
-    _partial("jobs_deadlines", "deadline_at IS NOT NULL", "deadline_at"),
-    _partial("jobs_holders", "lease_expires_at IS NOT NULL", "worker_id"),
-    _partial("jobs_by_request", "claim_request_id IS NOT NULL", "claim_request_id"),
-    Index("jobs_by_status", "status", "seq"),
+    _partial("jobs_ended_badly", "error_code IS NOT NULL", "seq"),
     Index("jobs_by_model", "family", "version", "seq"),
-    _partial("jobs_by_worker", "worker_id IS NOT NULL", "worker_id", "seq"),
     _partial("jobs_by_group", "group_name IS NOT NULL", "group_name", "seq"),
-    _partial(
-        "jobs_finished_by_group",
-        "group_name IS NOT NULL AND finish_seq IS NOT NULL",
-        "group_name",
-        "finish_seq",
-    ),
     sqlite_autoincrement=True,
+)
+
+queue = Table(
+    "queue",
+    metadata,
+    Column("job_seq", LONG, primary_key=True, autoincrement=False),
+    Column("lane_id", Integer),
+    Column("rank", Integer, nullable=False),
+    Index("queue_heads", "lane_id", "rank", "job_seq"),
+)
+"""Every pending job. `lane_id` is NULL while it is delayed; the smallest `rank` goes first."""
+
+finished = Table(
+    "finished",
+    metadata,
+    Column("job_seq", LONG, primary_key=True, autoincrement=False),
+    Column("group_name", Text, nullable=False),
+    Column("finish_seq", LONG, nullable=False),
+    Index("finished_by_group", "group_name", "finish_seq"),
 )
 
 job_inputs = Table(
@@ -153,6 +169,8 @@ attempts = Table(
     Column("reported", Boolean, nullable=False),
     Column("error_code", Text),
     Column("error", Text),
+    Column("request_id", Text),
+    _partial("attempts_open", "ended_at IS NULL", "worker_id", "job_seq"),
     sqlite_with_rowid=False,
 )
 

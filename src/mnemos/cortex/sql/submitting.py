@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..notifier import runtime_topic
 from ..records import NewJob, Submitted
 from ..state_machine import JobState
-from .carry_out import count_state
+from .carry_out import ENQUEUE, count_state
 from .lanes import Demands, lanes_of
 from .log_lines import CREATED
 from .many import FLOAT, INT, TEXT, Among, Many, Values
@@ -30,15 +30,15 @@ SELECT nextval(pg_get_serial_sequence('jobs', 'seq')) AS seq FROM generate_serie
 _LAST_SEQ = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
 _INSERT_JOBS = Many(
     """
-INSERT INTO jobs (seq, job_id, lane_id, status, queued, delayed, job_type, priority, family,
+INSERT INTO jobs (seq, job_id, lane_id, status, delayed, job_type, priority, family,
     version, runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags,
     group_name, idempotency_key, request_hash, trace, size_bytes, attempt, retries_used, renewed,
     next_chunk, cancel_requested, submitted_at, available_at, row_count, next_event)
-VALUES (:seq, :job_id, :lane_id, 'pending', TRUE, FALSE, :job_type, :priority, :family,
+VALUES (:seq, :job_id, :lane_id, 'pending', FALSE, :job_type, :priority, :family,
     :version, :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags,
     :group_name, :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE,
     0, FALSE, :now, :now, :row_count, 1)
-ON CONFLICT (idempotency_key) DO NOTHING
+ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 """,
     seq=INT,
     job_id=TEXT,
@@ -159,6 +159,7 @@ def _insert(tx: Transaction, jobs: Sequence[NewJob]) -> list[NewJob]:
         tx.write(_INSERT_JOBS, rows)
     inputs = [(seq, new.input, new.runtime_config, new.metadata) for seq, _, new in placed]
     tx.write(_INSERT_INPUTS, inputs)
+    tx.write(ENQUEUE, [(seq, lane_id, -new.priority) for seq, lane_id, new in placed])
     tx.write(_FIRST_LINES, [(seq, CREATED, tx.now) for seq, _, _ in placed])
     counts = Counter((lane_id, new.priority, new.group) for _, lane_id, new in placed)
     for place, count in counts.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .engine import LOCK_FREE
+from .jobs_loaded import HELD, LOCK_FREE_JOBS
 from .transaction import Transaction
 
 _WATCH = """
@@ -18,13 +18,13 @@ RETURNING worker_id
 # A job that another call holds at this moment belongs to a worker that is heard: it is left alone.
 _SHORTEN = f"""
 UPDATE jobs SET lease_expires_at = :until WHERE seq IN (
-    SELECT seq FROM jobs WHERE lease_expires_at > :until AND worker_id = (
+    SELECT jobs.seq FROM {HELD} AND jobs.lease_expires_at > :until AND attempts.worker_id = (
         SELECT workers.worker_id FROM workers JOIN watches
             ON watches.worker_id = workers.worker_id
             AND watches.instance_id = workers.instance_id
         WHERE workers.worker_id = :worker_id AND watches.watch_id = :watch_id
     )
-    {LOCK_FREE}
+    {LOCK_FREE_JOBS}
 ) RETURNING job_id
 """  # noqa: S608  constants only
 

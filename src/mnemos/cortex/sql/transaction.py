@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..numbers import Measurements
@@ -28,10 +28,11 @@ RETURNING value
 """
 _NUMBER = Many(
     """
-UPDATE jobs SET finish_seq = :number WHERE jobs.seq = :seq AND finished_at IS NOT NULL
+INSERT INTO finished (job_seq, group_name, finish_seq) VALUES (:seq, :group_name, :number)
 """,
-    number=INT,
     seq=INT,
+    group_name=TEXT,
+    number=INT,
 )
 
 
@@ -48,7 +49,8 @@ class Transaction:
         self.now = now
         self.shared = shared
         self.tally: Counter[tuple[str, str]] = Counter()
-        self.finished: list[int] = []
+        self.finished: dict[int, str | None] = {}
+        """Jobs of groups that ended, and their groups; None for one that is pending again."""
         self.topics: set[str] = set()
         self.measured = Measurements()
 
@@ -85,16 +87,16 @@ def flush_tallies(tx: Transaction, tally: Counter[tuple[str, str]]) -> None:
     tx.write(_FLUSH_TALLY, rows)
 
 
-def flush_finished(tx: Transaction, finished: Iterable[int]) -> None:
-    """Number the jobs that one commit finished, by `seq`.
+def flush_finished(tx: Transaction, finished: Mapping[int, str | None]) -> None:
+    """Number the jobs that one commit finished: by `seq` their groups, None for those that did not.
 
     The numbers are taken last, and whoever takes some holds them until its commit: so they are
     seen in their order, and a reader that pages by them misses none.
     """
-    ended = list(dict.fromkeys(finished))
+    ended = [(seq, group) for seq, group in finished.items() if group is not None]
     if not ended:
         return
     last = tx.one(_FINISH_NUMBERS, {"count": len(ended)})
     assert last is not None
     first = int(last["value"]) - len(ended) + 1
-    tx.write(_NUMBER, [(first + place, seq) for place, seq in enumerate(ended)])
+    tx.write(_NUMBER, [(*one, first + place) for place, one in enumerate(ended)])

@@ -22,7 +22,7 @@ WHERE NOT lost AND desired_state = 'active' AND status NOT IN ('shutting_down', 
     AND models != '[]'
 """
 _HELD = """
-SELECT COUNT(*) AS held FROM jobs WHERE worker_id = :worker_id AND lease_expires_at IS NOT NULL
+SELECT COUNT(*) AS held FROM attempts WHERE worker_id = :worker_id AND ended_at IS NULL
 """
 _LAST_HOLDER = """
 SELECT worker_id FROM attempts WHERE job_seq = :seq AND attempt = :attempt

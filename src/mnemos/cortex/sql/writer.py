@@ -72,11 +72,11 @@ class _Outcome:
     topics: set[str] = field(default_factory=set)
     measured: Measurements = field(default_factory=Measurements)
     tally: Counter[tuple[str, str]] = field(default_factory=Counter)
-    finished: list[int] = field(default_factory=list)
+    finished: dict[int, str | None] = field(default_factory=dict)
 
     def add(self, done: Transaction) -> None:
         self.tally.update(done.tally)
-        self.finished += done.finished
+        self.finished |= done.finished
         self.topics |= done.topics
         self.measured.add(done.measured)
 

@@ -81,7 +81,7 @@ class PostgresConnection:
         self, statement: Among, keys: Collection[Any], others: Parameters, /
     ) -> psycopg.Cursor[dict[str, Any]]:
         """Execute a statement for many keys."""
-        return self.execute(statement.postgres, {"keys": statement.array(keys), **others})
+        return self.execute(statement.postgres, statement.for_postgres({**others, "keys": keys}))
 
     def close(self) -> None:
         """End the session."""

@@ -45,7 +45,8 @@ _NO_LONGER_ALONE = "SELECT pg_advisory_unlock(:key)"
 # What writes finds its rows by keys. A plan that was made while a table was small, and is kept,
 # must not read it whole once it is large.
 _BY_KEYS = """
-SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 """
 
 _IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
