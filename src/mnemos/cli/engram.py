@@ -20,6 +20,8 @@ class EngramTarget:
 
     url: str
     endpoint: str | None = None
+    variables: str = "MNEMOS_ENGRAM"
+    """What the names of the variables with its keys begin with."""
 
     @classmethod
     def of(cls, url: str | None, endpoint: str | None, data_dir: Path) -> EngramTarget:
@@ -33,12 +35,12 @@ class EngramTarget:
         from mnemos.engram.errors import EngramError
         from mnemos.engram.store import ObjectStore
 
-        secret = os.environ.get("MNEMOS_ENGRAM_SECRET_KEY")
+        secret = os.environ.get(f"{self.variables}_SECRET_KEY")
         try:
             return ObjectStore.from_url(
                 self.url,
                 endpoint=self.endpoint,
-                access_key=os.environ.get("MNEMOS_ENGRAM_ACCESS_KEY"),
+                access_key=os.environ.get(f"{self.variables}_ACCESS_KEY"),
                 secret_key=SecretStr(secret) if secret else None,
                 secure=bool(self.endpoint and self.endpoint.startswith("https://")),
             )
@@ -78,7 +80,7 @@ def engram_fault(error: EngramError) -> CliError:
     code = error.code
     if code == "storage_unavailable":
         return Unreachable(error.message, code=code, hint="check MNEMOS_ENGRAM_URL and its server")
-    if code in ("invalid_key", "invalid_artifact"):
+    if code in ("invalid_key", "invalid_artifact", "invalid_key_file"):
         return UsageFault(error.message, code=code)
     hint = None
     if code == "access_denied":

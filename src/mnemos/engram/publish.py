@@ -122,16 +122,18 @@ async def upload(
     path: str,
     *,
     anew: bool = False,
+    bucket: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Put the files below `path`, which names their content.
+    """Put the files below `path`, which names their content, in the models' bucket by default.
 
     What an earlier push left there is not sent again unless `anew`. Nothing but the files that
     were hashed can be stored: raises ArtifactRefusedError for a folder that changed meanwhile,
     and EngramError. What was uploaded before a failure stays for the next try.
     """
-    await store.ensure_bucket(store.models_bucket)
-    held = {} if anew else await _held(store, path)
+    bucket = bucket or store.models_bucket
+    await store.ensure_bucket(bucket)
+    held = {} if anew else await reusable(store, bucket, path)
     meter = _Meter("uploading", prepared.manifest.size_bytes, on_progress)
     slots = asyncio.Semaphore(UPLOADS)
 
@@ -141,7 +143,7 @@ async def upload(
                 meter.advance(file.size)
                 return
             await store.upload_file(
-                store.models_bucket,
+                bucket,
                 f"{path}/{file.path}",
                 found.path,
                 meter.advance,
@@ -157,10 +159,10 @@ async def upload(
     await asyncio.to_thread(_check_unchanged, prepared)
 
 
-async def _held(store: ObjectStore, path: str) -> dict[str, int]:
-    """The objects below `path` that may be taken over, with their sizes."""
+async def reusable(store: ObjectStore, bucket: str, path: str) -> dict[str, int]:
+    """Return the objects below `path` that may be taken over from an earlier try, by size."""
     since = datetime.now(UTC) - REUSED_FOR
-    listed = await store.list(store.models_bucket, path)
+    listed = await store.list(bucket, path)
     return {info.key: info.size for info in listed if info.last_modified >= since}
 
 

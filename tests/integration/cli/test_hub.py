@@ -115,7 +115,8 @@ async def test_a_hub_model_is_published_without_its_pickles(
     status, said = await pull(hub, genome, tmp_path, "hf://org/name")
     assert status == 0, said
     assert "name:0123456789ab is ready" in said
-    stored = tmp_path / "data" / "engram" / "mnemos-models" / "name" / "0123456789ab"
+    version = tmp_path / "data" / "engram" / "mnemos-models" / "name" / "0123456789ab"
+    (stored,) = version.iterdir()
     names = {path.name for path in stored.iterdir()}
     assert names == {"config.json", "model.safetensors", "README.md"}
     assert not (tmp_path / "data" / "cache" / "hub" / "org--name" / COMMIT).exists()

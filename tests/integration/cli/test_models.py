@@ -16,10 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mnemos.cli.catalogue import CATALOGUE, WheelModel, find
-from mnemos.cli.errors import CliError, NotFound, UsageFault
+from mnemos.cli.engram import EngramTarget
+from mnemos.cli.errors import CliError, Conflict, NotFound, UsageFault
 from mnemos.cli.hub import HubReference, default_name, parse_reference
 from mnemos.cli.main import cli
+from mnemos.cli.sources.publish import Publisher, PushOptions
 from mnemos.cli.sources.wheel import extract, fetch_wheel
+from mnemos.engram.publish import Description
 from mnemos.genome.server import GenomeServer
 from mnemos.genome.settings import GenomeSettings
 
@@ -53,11 +56,21 @@ async def mnemos(genome: str, tmp_path: Path, *words: str) -> Result:
     return await asyncio.to_thread(CliRunner(env=environment).invoke, cli, list(words))
 
 
+def answer(result: Result) -> Any:
+    """The JSON on stdout, behind what GENOME, which runs in this process, logs there."""
+    return json.loads(result.stdout[result.stdout.index("{\n") :])
+
+
+def version_folder(tmp_path: Path, version: str = "1.0") -> Path:
+    """Where ENGRAM keeps the contents of a version of `mine`, a folder each."""
+    return tmp_path / "data" / "engram" / "mnemos-models" / "mine" / version
+
+
 async def test_push_list_show_versions_rm(genome: str, tmp_path: Path, folder: Path) -> None:
     pushed = await mnemos(genome, tmp_path, "models", "push", str(folder), "--name", "mine:1.0")
     assert pushed.exit_code == 0, pushed.stderr
     assert "mine:1.0 is ready" in pushed.stderr
-    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0"
+    (stored,) = version_folder(tmp_path).iterdir()
     assert {path.name for path in stored.iterdir()} == {"config.json", "model.safetensors"}
     listed = await mnemos(genome, tmp_path, "models", "list", "-o", "name")
     assert listed.stdout == "mine:1.0\n"
@@ -74,35 +87,142 @@ async def test_push_list_show_versions_rm(genome: str, tmp_path: Path, folder: P
     assert (await mnemos(genome, tmp_path, "models", "show", "mine")).exit_code == 3
 
 
-async def test_pushing_again_changes_nothing_unless_asked(
+async def test_a_version_is_immutable_unless_asked(
     genome: str, tmp_path: Path, folder: Path
 ) -> None:
     words = ("models", "push", str(folder), "--name", "mine:1.0")
-    await mnemos(genome, tmp_path, *words)
+    first = answer(await mnemos(genome, tmp_path, *words, "-o", "json"))
     again = await mnemos(genome, tmp_path, *words)
     assert (again.exit_code, again.stderr.splitlines()[-1]) == (0, "mine:1.0 is here already.")
-    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0" / "model.safetensors"
-    before = stored.read_bytes()
+    stored = tmp_path / "data" / "engram" / "mnemos-models" / first["artifact_path"]
+    before = (stored / "model.safetensors").read_bytes()
     write_weights(folder, b"\x01" * 8)
+    dry = await mnemos(genome, tmp_path, *words, "--dry-run", "-o", "json")
+    other = answer(dry)["checksum"]
     refused = await mnemos(genome, tmp_path, *words)
     assert refused.exit_code == 6
-    assert "registered with other files" in refused.stderr
-    assert stored.read_bytes() == before, "a refused push leaves the registered files alone"
+    assert all(said in refused.stderr for said in (first["artifact"]["checksum"], other))
+    assert "--replace" in refused.stderr
+    assert [path.name for path in version_folder(tmp_path).iterdir()] == [stored.name]
     replaced = await mnemos(genome, tmp_path, *words, "--replace")
-    assert replaced.exit_code == 0
-    assert stored.read_bytes() != before
+    assert replaced.exit_code == 0, replaced.stderr
+    said = f"mine:1.0 was {first['artifact']['checksum']}"
+    assert said in replaced.stderr
+    assert f"becomes {other}" in replaced.stderr
+    assert (stored / "model.safetensors").read_bytes() == before, "workers may be reading it"
 
 
-async def test_files_that_were_lost_are_published_again(
+async def test_of_two_pushes_of_a_version_one_wins_and_the_other_is_told(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    others = [folder]
+    for number in range(1, 4):
+        other = tmp_path / f"model-{number}"
+        other.mkdir()
+        (other / "config.json").write_text(f'{{"number": {number}}}')
+        write_weights(other, bytes([number]) * 8)
+        others.append(other)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(push_with(genome, tmp_path, other, PushOptions())) for other in others
+        ]
+    results = [task.result() for task in tasks]
+    (won,) = [result for result in results if isinstance(result, dict)]
+    lost = [result for result in results if isinstance(result, Conflict)]
+    assert len(lost) == 3
+    assert all(won["artifact"]["checksum"] in error.message for error in lost)
+    assert [path.name for path in version_folder(tmp_path).iterdir()] == [
+        won["artifact_path"].rsplit("/", 1)[1]
+    ]
+    checked = await mnemos(genome, tmp_path, "models", "verify", "mine:1.0")
+    assert checked.exit_code == 0, checked.stderr
+
+
+async def push_with(
+    genome: str, tmp_path: Path, folder: Path, options: PushOptions
+) -> dict[str, Any] | CliError:
+    target = EngramTarget((tmp_path / "data" / "engram").as_uri())
+    publisher = Publisher(genome, target, tmp_path / "cache")
+    try:
+        return (await publisher.push(folder, ("mine", "1.0"), Description(), options)).model
+    except CliError as error:
+        return error
+
+
+async def test_files_that_were_lost_or_damaged_are_published_again(
     genome: str, tmp_path: Path, folder: Path
 ) -> None:
     words = ("models", "push", str(folder), "--name", "mine:1.0")
     await mnemos(genome, tmp_path, *words)
-    stored = tmp_path / "data" / "engram" / "mnemos-models" / "mine" / "1.0" / "model.safetensors"
+    (stored,) = version_folder(tmp_path).glob("*/model.safetensors")
+    whole = stored.read_bytes()
     stored.unlink()
+    missing = await mnemos(genome, tmp_path, "models", "verify", "mine:1.0")
+    assert (missing.exit_code, "model.safetensors is missing" in missing.stderr) == (1, True)
     again = await mnemos(genome, tmp_path, *words)
     assert "mine:1.0 is ready" in again.stderr
-    assert stored.exists()
+    assert stored.read_bytes() == whole
+    stored.write_bytes(whole[:-1] + b"?")
+    damaged = await mnemos(genome, tmp_path, "models", "verify", "mine:1.0")
+    assert damaged.exit_code == 1
+    assert "model.safetensors has the sha256" in damaged.stderr
+    mended = await mnemos(genome, tmp_path, *words, "--replace")
+    assert "these very files" in mended.stderr
+    assert stored.read_bytes() == whole
+
+
+async def test_prune_removes_only_what_nothing_names(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    words = ("models", "push", str(folder), "--name", "mine:1.0")
+    await mnemos(genome, tmp_path, *words)
+    write_weights(folder, b"\x01" * 8)
+    replaced = await mnemos(genome, tmp_path, *words, "--replace", "-o", "json")
+    kept = answer(replaced)["artifact_path"].rsplit("/", 1)[1]
+    foreign = version_folder(tmp_path, "2.0") / ("a" * 16) / "config.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{}")
+    (version_folder(tmp_path) / "config.json").write_text("of an older layout")
+    young = await mnemos(genome, tmp_path, "models", "prune", "--yes")
+    assert "nothing was removed" in young.stderr
+    prune = ("models", "prune", "--older-than", "0s")
+    dry = await mnemos(genome, tmp_path, *prune, "--dry-run", "-o", "json")
+    assert len(answer(dry)["objects"]) == 3
+    unsure = await mnemos(genome, tmp_path, *prune)
+    assert (unsure.exit_code, "--yes" in unsure.stderr) == (2, True)
+    done = await mnemos(genome, tmp_path, *prune, "--yes")
+    assert "3 objects are removed" in done.stderr
+    assert [path.name for path in version_folder(tmp_path).iterdir()] == [kept]
+    assert foreign.exists(), "another GENOME may know that version"
+    await mnemos(genome, tmp_path, *prune, "--unregistered", "--yes")
+    assert not foreign.exists()
+    assert (await mnemos(genome, tmp_path, "models", "verify", "mine:1.0")).exit_code == 0
+
+
+async def test_what_is_left_out_is_said(genome: str, tmp_path: Path, folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / "notes.tmp").write_text("x")
+    words = ("models", "push", str(folder), "--name", "mine:1.0", "--exclude", "*.tmp")
+    dry = await mnemos(genome, tmp_path, *words, "--dry-run")
+    assert "Left out, being hidden or excluded: .git, notes.tmp" in dry.stderr
+    assert "model.safetensors" in dry.stdout
+    assert not version_folder(tmp_path).exists()
+
+
+async def test_allowed_pickles_are_scanned_and_remembered(
+    genome: str, tmp_path: Path, folder: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "signature.json").write_text("{}")
+    words = ("models", "push", str(folder), "--name", "mine:1.0", "--allow-pickle", "-o", "json")
+    (folder / "model.pth").write_bytes(b"cos\nsystem\n(Vtrue\ntR.")
+    refused = await mnemos(genome, tmp_path, *words)
+    assert refused.exit_code == 2
+    assert "model.pth is a dangerous pickle" in refused.stderr
+    (folder / "model.pth").write_bytes(b"\x80\x02}q\x00.")
+    pushed = answer(await mnemos(genome, tmp_path, *words))
+    assert (pushed["artifact"]["format"], pushed["runtime"]["type"]) == ("pickle", "pytorch")
+    assert pushed["metadata"]["pickles"]["files"] == ["model.pth"]
 
 
 async def test_pickles_are_refused_unless_left_out(
