@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     model_load_timeout: float = Field(default=1800, gt=0)  # seconds
     model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
     cache_budget_gb: float | None = Field(default=None, gt=0)  # GiB; None: 90 % of what is free
+    prefetch: bool = True  # fetch models of waiting jobs ahead
     outbox_dir: Path | None = None  # None: beside the model cache
     outbox_mb: int = Field(default=256, ge=1)
     result_bucket: str = Field(

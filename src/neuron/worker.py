@@ -188,6 +188,9 @@ class NEURONWorker:
         await parts.engines.start(tasks, budget)
         for watch in (parts.health, parts.guard, parts.pinned, *parts.notices):
             await watch.start(tasks)
+        if self.settings.prefetch:
+            for ahead in (parts.prefetcher, parts.disk_models):
+                await ahead.start(tasks)
         await parts.executor.start(tasks)
         await parts.heartbeat.start(tasks)
         await parts.listener.start(tasks)
@@ -234,6 +237,8 @@ class NEURONWorker:
         await self._keep_undelivered(parts)
         await parts.executor.stop()
         await parts.leftovers.stop()
+        for ahead in (parts.prefetcher, parts.disk_models):
+            await ahead.stop()
         for watch in (*parts.notices, parts.pinned, parts.health, parts.guard):
             await watch.stop()
         for service in (parts.tokens, parts.statuses, parts.results, parts.leases):

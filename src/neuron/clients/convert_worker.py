@@ -13,6 +13,7 @@ from ..models.lease import AttemptRef
 from ..models.worker import (
     Heartbeat,
     LoadedModel,
+    ModelHint,
     SystemResources,
     WorkerAction,
     WorkerCapabilities,
@@ -94,12 +95,19 @@ def to_heartbeat(heartbeat: Heartbeat) -> pb.HeartbeatRequest:
         timestamp=to_timestamp(heartbeat.timestamp),
         models=[to_loaded_model(model) for model in heartbeat.models],
         status_reason=heartbeat.status_reason,
+        cached_models=[pb.CachedModel(**one.model_dump()) for one in heartbeat.cached_models],
+        wants_hints=heartbeat.wants_hints,
     )
 
 
 def to_refs(refs: list[AttemptRef]) -> list[pb.AttemptRef]:
     """Return the messages that name attempts."""
     return [to_ref(ref) for ref in refs]
+
+
+def from_hint(message: pb.ModelHint) -> ModelHint:
+    """Return a model that is worth fetching ahead."""
+    return ModelHint(family=message.family, version=message.version, runtime=message.runtime)
 
 
 def from_action(message: pb.Action) -> Action | None:

@@ -237,6 +237,7 @@ class CortexClient:
             action=actions[0].kind if actions else None,
             message=answer.message or None,
             actions=actions,
+            prefetch=[convert_worker.from_hint(hint) for hint in answer.prefetch],
         )
 
     async def acquire_job(self, worker_id: str) -> JobSpec | None:

@@ -22,7 +22,7 @@ from mnemos.engram.errors import (
     LocalDiskError,
     ObjectNotFoundError,
 )
-from mnemos.engram.fetch import WantedFile, fetch_files
+from mnemos.engram.fetch import CONNECTIONS, WantedFile, fetch_files
 from mnemos.engram.store import MODELS_BUCKET, ObjectStore
 
 from ..errors import (
@@ -97,13 +97,16 @@ class EngramClient:
         bucket: str | None,
         files: Sequence[WantedFile],
         on_bytes: Callable[[int], None] | None = None,
+        *,
+        connections: int = CONNECTIONS,
     ) -> None:
         """Bring objects to their paths, verified and durable; what has come is not fetched again.
 
         `bucket` None: that of the models. Raises EngramErrors, as fetch_files does: the model
         cache tells them apart.
         """
-        await fetch_files(self.store, bucket or self.models_bucket, files, on_bytes=on_bytes)
+        where = bucket or self.models_bucket
+        await fetch_files(self.store, where, files, on_bytes=on_bytes, connections=connections)
 
     async def download_files(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from .lease import AttemptRef
-from .worker import HeartbeatResponse, WorkerAction
+from .worker import HeartbeatResponse, ModelHint, WorkerAction
 
 
 class Action(BaseModel):
@@ -26,3 +26,5 @@ class HeartbeatAnswer(HeartbeatResponse):
     """CORTEX's answer with every action that it does not know to be done."""
 
     actions: list[Action] = Field(default_factory=list)
+    prefetch: list[ModelHint] = Field(default_factory=list)
+    """Models worth fetching before jobs come, the most wanted first."""

@@ -114,6 +114,27 @@ class LoadedModel(BaseModel):
     active_jobs: int = Field(default=0, ge=0)
 
 
+class CachedModel(BaseModel):
+    """A model whose files lie on the worker's disk, whole."""
+
+    family: str
+    version: str
+    digest: str = ""
+
+
+class ModelHint(BaseModel, frozen=True):
+    """A model that waiting jobs need and this worker could run."""
+
+    family: str
+    version: str
+    runtime: str
+
+    @property
+    def name(self) -> str:
+        """As people write it."""
+        return f"{self.family}:{self.version}"
+
+
 class WorkerInfo(BaseModel):
     """A registered worker."""
 
@@ -143,6 +164,9 @@ class Heartbeat(BaseModel):
     timestamp: AwareDatetime
     models: list[LoadedModel] = Field(default_factory=list)
     status_reason: str = ""
+    cached_models: list[CachedModel] = Field(default_factory=list)
+    wants_hints: bool = False
+    """Whether CORTEX shall say which models to fetch ahead."""
 
 
 class HeartbeatResponse(BaseModel):

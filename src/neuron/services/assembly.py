@@ -21,6 +21,7 @@ from ..runtimes.registry import IN_PROCESS, runtime_availability, runtime_class
 from ..utils.metrics import WorkerMetrics
 from .action_listener import ActionHandler, ActionInbox, ActionListener
 from .big_results import BigResults
+from .disk_models import DiskModels
 from .engine import Engine, EngineFactory
 from .engine_pool import EnginePool
 from .executor import ExecutorService
@@ -37,6 +38,7 @@ from .outbox.leftovers import Leftovers
 from .outbox.outbox import Outbox
 from .pinned_models import PinnedModels
 from .poller import JobPollerService
+from .prefetch import Prefetcher
 from .resource_monitor import ResourceMonitor
 from .result_reporter import ResultReporter
 from .runtime_health import RuntimeHealth
@@ -70,6 +72,8 @@ class WorkerParts:
     registrar: Registrar
     leases: LeaseKeeper
     loader: ModelLoaderService
+    prefetcher: Prefetcher
+    disk_models: DiskModels
     engines: EnginePool
     health: RuntimeHealth
     guard: MemoryGuard
@@ -143,6 +147,7 @@ def assemble(
         health=health,
         metrics=metrics,
     )
+    prefetcher = Prefetcher(loader, models, metrics)
     statuses = StatusReporter(cortex, registrar, leases)
     tokens = TokenStreamer(cortex, registrar, leases, metrics, outbox=outbox)
     big_results = BigResults(
@@ -189,6 +194,7 @@ def assemble(
         settings.heartbeat_interval,
         describe=describe,
         on_answer=inbox.heartbeat_answered,
+        on_hints=prefetcher.hint,
         on_unknown=registrar.register_again,
         metrics=metrics,
     )
@@ -223,6 +229,8 @@ def assemble(
         registrar=registrar,
         leases=leases,
         loader=loader,
+        prefetcher=prefetcher,
+        disk_models=DiskModels(loader.cache, settings.heartbeat_interval),
         engines=engines,
         health=health,
         guard=MemoryGuard(lambda: engines.residents, lambda: engines.budget),

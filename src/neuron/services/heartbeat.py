@@ -15,7 +15,14 @@ from opentelemetry.trace import Status, StatusCode
 from ..errors import ConfigurationError, NeuronError, WorkerUnknownError
 from ..models.action import Action, HeartbeatAnswer
 from ..models.lease import AttemptRef
-from ..models.worker import Heartbeat, LoadedModel, SystemResources, WorkerStatus
+from ..models.worker import (
+    CachedModel,
+    Heartbeat,
+    LoadedModel,
+    ModelHint,
+    SystemResources,
+    WorkerStatus,
+)
 from ..utils.metrics import WorkerMetrics
 from ..utils.retry import Backoff
 from .service import Service, sleep_or_event
@@ -64,13 +71,16 @@ class WorkerReport:
     acknowledged_action_ids: list[str] = field(default_factory=list)
     total_completed: int = 0
     total_failed: int = 0
+    cached_models: list[CachedModel] = field(default_factory=list)
+    wants_hints: bool = False
 
 
 class HeartbeatService(Service):
     """Says every `interval_seconds` how the worker is, and passes on what CORTEX answers.
 
     `describe` fills in the worker's own state; `on_answer` gets the actions, and which of them
-    CORTEX now knows to be done; `on_unknown` registers again.
+    CORTEX now knows to be done, `on_hints` the models to fetch ahead, if they were asked for;
+    `on_unknown` registers again.
     """
 
     name: ClassVar[str] = "heartbeat_service"
@@ -85,6 +95,7 @@ class HeartbeatService(Service):
         *,
         describe: Callable[[], WorkerReport] | None = None,
         on_answer: Callable[[list[Action], list[str]], None] | None = None,
+        on_hints: Callable[[list[ModelHint]], None] | None = None,
         on_unknown: Callable[[], Awaitable[None]] | None = None,
         metrics: WorkerMetrics | None = None,
     ) -> None:
@@ -98,6 +109,7 @@ class HeartbeatService(Service):
         self.max_failures = 5
         self._describe = describe
         self._on_answer = on_answer
+        self._on_hints = on_hints
         self._on_unknown = on_unknown
         self._metrics = metrics
         self._poke = asyncio.Event()
@@ -147,6 +159,8 @@ class HeartbeatService(Service):
                 timestamp=datetime.now(UTC),
                 models=report.models,
                 status_reason=report.status_reason,
+                cached_models=report.cached_models,
+                wants_hints=report.wants_hints,
             )
             answer = await self.cortex_client.send_heartbeat(
                 heartbeat,
@@ -157,6 +171,8 @@ class HeartbeatService(Service):
             )
             if self._on_answer is not None:
                 self._on_answer(answer.actions, report.acknowledged_action_ids)
+            if self._on_hints is not None and report.wants_hints:
+                self._on_hints(answer.prefetch)
             self._log_sent(heartbeat)
             span.set_status(Status(StatusCode.OK))
 

@@ -13,6 +13,8 @@ TELL_AGAIN_SECONDS = 10.0
 """A percent of a large model takes long: the time that is left is news too."""
 WINDOW_SECONDS = 10.0
 """The rate is that of so many seconds."""
+SETTLE_SECONDS = 1.0
+"""What is found at the beginning came with an earlier try: it says nothing about the rate."""
 _SAMPLE_SECONDS = 0.5
 
 
@@ -49,6 +51,8 @@ class TransferMeter:
         self.done, self.total = done, total
         if self._began is None:
             self._began = now
+        if now - self._began < SETTLE_SECONDS:
+            self._samples.clear()
         if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
             self._samples.append((now, done))
         while len(self._samples) > 1 and now - self._samples[0][0] > WINDOW_SECONDS:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
 import structlog
 
-from mnemos.engram.cache import ArtifactCache, Busy, Hold, Load
+from mnemos.engram.cache import ArtifactCache, Busy, Entry, Hold, Load
 from mnemos.engram.cache.hashing import sha256_of
 from mnemos.engram.errors import EngramError
 from mnemos.engram.manifest import ManifestFile
@@ -35,6 +36,8 @@ class ModelCache:
         pinned: Collection[str] = (),
     ) -> None:
         self.cache_dir = Path(cache_dir)
+        self._budget_bytes = budget_bytes
+        self._pinned = frozenset(pinned)
         self.artifacts = ArtifactCache(self.cache_dir, budget_bytes, pinned)
 
     def get(self, model_key: str, digest: str | None = None) -> Path | None:
@@ -62,6 +65,23 @@ class ModelCache:
             return None
         held.close()
         return held.digest
+
+    def models(self) -> list[Entry]:
+        """Return the models that are here whole, the most recently used first.
+
+        Raises NeuronErrors.
+        """
+        with translated(str(self.cache_dir)):
+            entries = [entry for entry in self.artifacts.entries() if entry.whole]
+        return sorted(entries, key=lambda entry: -entry.last_used)
+
+    def sparing(self, seconds: float) -> ArtifactCache:
+        """Return the cache as one that evicts nothing that was used in the last `seconds`."""
+        since = time.time() - seconds
+        with translated(str(self.cache_dir)):
+            entries = self.artifacts.entries()
+        recent = {f"{one.family}:{one.version}" for one in entries if one.last_used >= since}
+        return ArtifactCache(self.cache_dir, self._budget_bytes, self._pinned | recent)
 
     def set(self, model_key: str, model_path: Path) -> Path:
         """Copy the files below `model_path` into the cache as that model; return its folder."""

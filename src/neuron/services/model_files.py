@@ -46,7 +46,7 @@ class ModelFiles:
 
     def __init__(self, loader: HoldingLoader, metrics: WorkerMetrics | None = None) -> None:
         self.changed = ChangeSignal()
-        """Notified whenever a download that jobs wait for has begun or ended."""
+        """Notified whenever somebody begins or ends to wait for a model, or a download begins."""
         self._loader = loader
         self._metrics = metrics
         self._downloads: dict[str, Download] = {}
@@ -60,28 +60,34 @@ class ModelFiles:
         `on_progress` hears of their download, whoever began it. Raises as the loader does.
         """
         async with AsyncExitStack() as stack:
-            with self.waiting(family, version, on_progress) as download:
+            with self._waiting(f"{family}:{version}", on_progress) as download:
                 held = await stack.enter_async_context(
                     self._loader.using(family, version, download.say, download.transferred)
                 )
                 download.is_complete = True
             yield held
 
+    def is_wanted(self, model: str) -> bool:
+        """Whether somebody waits for the files of `family:version`."""
+        return model in self._downloads
+
+    @property
+    def is_downloading(self) -> bool:
+        """Whether bytes are on their way that somebody waits for."""
+        return any(download.meter.has_begun for download in self._downloads.values())
+
     @contextmanager
-    def waiting(
-        self, family: str, version: str, on_progress: OnProgress | None = None
-    ) -> Iterator[Download]:
-        """Take part in a model's download; without `on_progress` as one that no job waits for."""
-        model = f"{family}:{version}"
+    def _waiting(self, model: str, on_progress: OnProgress) -> Iterator[Download]:
         download = self._downloads.get(model)
         if download is None:
             download = self._downloads[model] = Download(model, self.changed.notify)
         download.join(on_progress)
+        self.changed.notify()
         try:
             yield download
         finally:
             download.leave(on_progress)
-            if download.is_unattended:
+            if not download.has_listeners:
                 self._end(download)
             self.changed.notify()
 
@@ -89,14 +95,6 @@ class ModelFiles:
         del self._downloads[download.model]
         if self._metrics is not None and download.is_complete and download.meter.has_begun:
             self._metrics.load_phase_seconds.labels("download").observe(download.meter.seconds)
-
-    def is_downloading_for_jobs(self, but: str = "") -> bool:
-        """Whether bytes are on their way that a job waits for, of any other model than `but`."""
-        return any(
-            download.has_listeners and download.meter.has_begun
-            for model, download in self._downloads.items()
-            if model != but
-        )
 
 
 class Download:
@@ -108,34 +106,24 @@ class Download:
         self.is_complete = False
         self._on_begin = on_begin
         self._listeners: Counter[OnProgress] = Counter()
-        self._partners = 0
         self._last: LoadProgress | None = None
         self._logged_at = 0.0
 
     @property
     def has_listeners(self) -> bool:
-        """Whether jobs wait for it."""
+        """Whether anybody waits for it."""
         return bool(self._listeners)
 
-    @property
-    def is_unattended(self) -> bool:
-        """Whether nobody takes part in it any more."""
-        return not self._partners
-
-    def join(self, listener: OnProgress | None) -> None:
+    def join(self, listener: OnProgress) -> None:
         """Let one more wait for it, and hear how far it is."""
-        self._partners += 1
-        if listener is not None:
-            self._listeners[listener] += 1
-            if self._last is not None:
-                listener(self._last)
+        self._listeners[listener] += 1
+        if self._last is not None:
+            listener(self._last)
 
-    def leave(self, listener: OnProgress | None) -> None:
+    def leave(self, listener: OnProgress) -> None:
         """Let one wait no more."""
-        self._partners -= 1
-        if listener is not None:
-            self._listeners[listener] -= 1
-            self._listeners += Counter()  # without those that are 0
+        self._listeners[listener] -= 1
+        self._listeners += Counter()  # without those that are 0
 
     def say(self, sentence: str) -> None:
         """Hear why it does not begin; once it has, bytes say more."""

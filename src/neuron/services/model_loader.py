@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import structlog
 from opentelemetry import trace
 
-from mnemos.engram.cache import Hold
+from mnemos.engram.cache import ArtifactCache, Hold
 from mnemos.engram.errors import EngramError
-from mnemos.engram.fetch import WantedFile
+from mnemos.engram.fetch import CONNECTIONS, WantedFile
 from mnemos.engram.obtain import in_thread, obtain
 
 from ..clients.engram_client import translated
@@ -65,6 +65,8 @@ class ArtifactStore(Protocol):
         bucket: str | None,
         files: Sequence[WantedFile],
         on_bytes: Callable[[int], None] | None = None,
+        *,
+        connections: int = CONNECTIONS,
     ) -> None: ...
 
 
@@ -144,6 +146,31 @@ class ModelLoaderService:
         finally:
             held.close()
 
+    async def fetch_ahead(
+        self, family: str, version: str, *, spared_seconds: float, connections: int
+    ) -> bool:
+        """Download a model that no job waits for; return whether it was not here yet.
+
+        It takes `connections`, and the room of no model that was used in the last
+        `spared_seconds`. Cancelling leaves what has come for the next load. Raises as load_model.
+        """
+        self.cache.folder(family, version)
+        model_key = f"{family}:{version}"
+        progress = _Progress(model_key, _nobody, _no_bytes, self._metrics)
+        async with self._locks.setdefault(model_key, asyncio.Lock()):
+            manifest = await self._manifest(family, version)
+            if held := await self._hold(model_key, manifest.digest):
+                held.close()
+                return False
+            self._check_size(model_key, manifest)
+            cache = await in_thread(self.cache.sparing, spared_seconds)
+            held = await self._download_model(
+                family, version, manifest, progress, cache=cache, connections=connections
+            )
+            held.close()
+        await self.note_usage()
+        return True
+
     async def digest(self, family: str, version: str) -> str | None:
         """Return the digest of the model as it lies in the cache; None if it does not.
 
@@ -206,19 +233,28 @@ class ModelLoaderService:
             raise
 
     async def _download_model(
-        self, family: str, version: str, manifest: ModelManifest, progress: _Progress
+        self,
+        family: str,
+        version: str,
+        manifest: ModelManifest,
+        progress: _Progress,
+        *,
+        cache: ArtifactCache | None = None,
+        connections: int = CONNECTIONS,
     ) -> Hold:
         model_key = f"{family}:{version}"
         size_mb = manifest.total_bytes // 2**20
         logger.info("downloading_model", model=model_key, size_mb=size_mb)
 
         async def fetch(files: Sequence[WantedFile], on_bytes: Callable[[int], None]) -> None:
-            await self.engram_client.fetch(manifest.bucket or None, files, on_bytes)
+            await self.engram_client.fetch(
+                manifest.bucket or None, files, on_bytes, connections=connections
+            )
 
         try:
             with translated(model_key):
                 held = await obtain(
-                    self.cache.artifacts,
+                    cache or self.cache.artifacts,
                     family,
                     version,
                     manifest.files,

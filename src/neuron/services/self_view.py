@@ -130,6 +130,8 @@ class WorkerSelfView:
             acknowledged_action_ids=parts.inbox.unacknowledged,
             total_completed=parts.executor.total_completed,
             total_failed=parts.executor.total_failed,
+            cached_models=parts.disk_models.models,
+            wants_hints=self.settings.prefetch and self.lifecycle.is_running and not self.paused,
         )
 
     def note_activity(self) -> bool:

@@ -53,6 +53,12 @@ class WorkerMetrics:
         self.cache_evictions = self._counter(
             "neuron_model_cache_evictions", "Models that made room for others on disk."
         )
+        self.prefetches = Counter(
+            "neuron_prefetches",
+            "Downloads that no job waited for, by how they ended.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.heartbeat_failures = self._counter(
             "neuron_heartbeat_failures", "Heartbeats that did not arrive."
         )

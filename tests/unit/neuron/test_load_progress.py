@@ -131,13 +131,13 @@ async def test_all_who_wait_for_a_download_hear_of_it_also_those_that_come_later
         await settle()
         group.create_task(wait(1))
         await settle()
-        assert files.is_downloading_for_jobs()
-        assert not files.is_downloading_for_jobs(but="a:1")
+        assert files.is_downloading
+        assert files.is_wanted("a:1")
         loader.came.set()
 
     assert heard[0] == ["another worker on this machine downloads the model", "loading model 0 %"]
     assert heard[1] == ["loading model 0 %"]
-    assert not files.is_downloading_for_jobs()
+    assert not files.is_wanted("a:1")
     assert loader.held == 0
     downloads = metrics.registry.get_sample_value(
         "neuron_model_load_phase_seconds_count", {"phase": "download"}
@@ -160,6 +160,6 @@ async def test_a_download_that_fails_is_over_for_the_next() -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(wait())
         await settle()
-        assert files.is_downloading_for_jobs()
+        assert files.is_wanted("a:1")
         loader.came.set()
-    assert not files.is_downloading_for_jobs()
+    assert not files.is_wanted("a:1")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mnemos.engram.cache.inventory import take_inventory
-from mnemos.engram.fetch import WantedFile
+from mnemos.engram.fetch import CONNECTIONS, WantedFile
 from neuron.clients.engram_client import EngramClient
 from neuron.config import Settings
 from neuron.errors import (
@@ -59,8 +59,11 @@ class CountingEngram:
         bucket: str | None,
         files: Sequence[WantedFile],
         on_bytes: Callable[[int], None] | None = None,
+        *,
+        connections: int = CONNECTIONS,
     ) -> None:
         self.downloads += 1
+        self.connections = connections
         self.fetched += [file.key for file in files]
         self.began.set()
         await self.gate.wait()
@@ -301,3 +304,24 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(path: str) -> None:
 def test_a_manifest_that_says_nothing_sound_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ArtifactCorruptError):
         parse_manifest(describe(CONTENT) | change, "tiny", "1")
+
+
+async def test_a_model_is_fetched_ahead_without_evicting_what_was_used_lately(
+    tmp_path: Path, genome: Genome, engram: CountingEngram
+) -> None:
+    other = {"weights/part.bin": b"y" * 5000}
+    store(tmp_path / "engram", other, "other/1")
+    genome.models["other:1"] = describe(other, "other/1")
+    room_for_one = 40_000 / 2**30  # markers and folders take more than the files
+    settings = Settings(model_cache_dir=tmp_path / "cache", cache_budget_gb=room_for_one)
+    loader = ModelLoaderService(settings, genome, engram)
+
+    assert await loader.fetch_ahead("tiny", "1", spared_seconds=3600, connections=2)
+    assert engram.connections == 2
+    assert not await loader.fetch_ahead("tiny", "1", spared_seconds=3600, connections=2)
+    with pytest.raises(InsufficientResourcesError):
+        await loader.fetch_ahead("other", "1", spared_seconds=3600, connections=2)
+    assert await loader.digest("tiny", "1")
+
+    assert await loader.fetch_ahead("other", "1", spared_seconds=-1, connections=2)
+    assert await loader.digest("tiny", "1") is None, "it was not used for long, so it went"
