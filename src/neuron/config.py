@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     max_result_mb: int = Field(default=1024, ge=1, le=10_240)
     allow_remote_code: bool = False
     allow_pickle: bool = False
+    require_signatures: bool = False
+    signature_keys: Annotated[list[Path], CommaSeparated] = Field(default_factory=list)  # PEM
     vllm_python: str | None = None
     pytorch_python: str | None = None
     transformers_python: str | None = None
@@ -145,7 +147,7 @@ class Settings(BaseSettings):
             value = [name.strip().lower() for name in value.split(",") if name.strip()]
         return list(dict.fromkeys(value)) if isinstance(value, list) else value
 
-    @field_validator("pinned_models", "input_buckets", mode="before")
+    @field_validator("pinned_models", "input_buckets", "signature_keys", mode="before")
     @classmethod
     def _list_from_text(cls, value: Any) -> Any:
         if isinstance(value, str):

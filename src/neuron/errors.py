@@ -4,6 +4,7 @@
     ├── InvalidInputError           invalid_input           the submitter's fault, never retried
     ├── ModelNotFoundError          model_not_found         the submitter's fault, never retried
     ├── ArtifactCorruptError        artifact_corrupt        the store's fault, retried
+    │   └── UntrustedModelError     artifact_corrupt        no trusted key vouches, never retried
     ├── RuntimeUnavailableError     runtime_unavailable     this worker's lack, retried elsewhere
     ├── InsufficientResourcesError  insufficient_resources  this worker's lack, retried elsewhere
     │   ├── OutOfMemoryError        out_of_memory
@@ -74,6 +75,12 @@ class ArtifactCorruptError(NeuronError):
     """A model's files are not those that GENOME's manifest names."""
 
     code = ErrorCode.ARTIFACT_CORRUPT
+
+
+class UntrustedModelError(ArtifactCorruptError):
+    """A model's signature is missing, wrong, or by nobody whom this worker trusts."""
+
+    retryable = False
 
 
 class RuntimeUnavailableError(NeuronError):
