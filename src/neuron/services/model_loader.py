@@ -24,6 +24,7 @@ from ..errors import InsufficientResourcesError, NeuronError, StorageUnavailable
 from ..utils.metrics import WorkerMetrics
 from .model_cache import ModelCache
 from .model_manifest import ModelManifest, parse_manifest
+from .model_trust import ModelTrust
 
 logger = structlog.get_logger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -87,6 +88,11 @@ class ModelLoaderService:
         self.genome_client = genome_client
         self.engram_client = engram_client
         budget = settings.cache_budget_gb
+        self._trust = ModelTrust(
+            allow_pickle=settings.allow_pickle,
+            require_signatures=settings.require_signatures,
+            keys=settings.signature_keys,
+        )
         self.cache = ModelCache(
             settings.model_cache_dir,
             None if budget is None else int(budget * _GIB),
@@ -109,9 +115,10 @@ class ModelLoaderService:
         bytes; neither is called when the model is here. `using` also keeps it here.
 
         Raises:
-            InvalidInputError: names that could lead out of the cache.
+            InvalidInputError: names that could lead out of the cache, or a pickle.
             ModelNotFoundError, StorageUnavailableError: GENOME or ENGRAM.
             ArtifactCorruptError: what came is not what the manifest says; nothing is kept.
+            UntrustedModelError: this worker wants a signature that the model does not have.
             InsufficientResourcesError: too big for the settings or the disk, or what is in use
                 leaves no room.
         """
@@ -210,7 +217,9 @@ class ModelLoaderService:
     async def _manifest(self, family: str, version: str) -> ModelManifest:
         """Return what GENOME says the model is: the one place where that is judged."""
         metadata = await self._fetch_metadata(family, version)
-        return parse_manifest(metadata, family, version)
+        manifest = parse_manifest(metadata, family, version)
+        await self._trust.judge(f"{family}:{version}", metadata, manifest.files, manifest.digest)
+        return manifest
 
     async def _hold(self, model_key: str, digest: str | None = None) -> Hold | None:
         return await in_thread(self.cache.hold, model_key, digest, undo=_close)
@@ -218,6 +227,9 @@ class ModelLoaderService:
     async def _cached_or_raise(self, model_key: str, error: StorageUnavailableError) -> Hold:
         held = await self._hold(model_key)
         if held is None:
+            raise error
+        if not self._trust.takes_cached(model_key, held.digest):
+            held.close()
             raise error
         self._count_look("hit")
         logger.warning("genome_down_using_cache", model=model_key, error=error.message)
