@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import pytest_asyncio
 from postgres_tools import EMPTY, Postgres, any_server
 from pydantic import SecretStr
 
@@ -24,49 +24,45 @@ def postgres() -> Iterator[Postgres]:
         yield Postgres(url, template=None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postgres_url(postgres: Postgres) -> Iterator[str]:
     """A database without tables."""
     with postgres.database(template=EMPTY) as url:
         yield url
 
 
-@pytest.fixture
-def sqlite_settings(tmp_path: Path) -> GenomeSettings:
-    return GenomeSettings(data_dir=tmp_path, http_port=0)
+@pytest.fixture(scope="module")
+def sqlite_settings(tmp_path_factory: pytest.TempPathFactory) -> GenomeSettings:
+    return GenomeSettings(data_dir=tmp_path_factory.mktemp("genome"), http_port=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postgres_settings(postgres_url: str) -> GenomeSettings:
     return GenomeSettings(database_url=SecretStr(postgres_url), http_port=0)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def settings(request: pytest.FixtureRequest) -> GenomeSettings:
-    """The settings of a GENOME with no models, in each kind of database."""
-    chosen: GenomeSettings = request.getfixturevalue(f"{request.param}_settings")
-    return chosen
-
-
-@pytest.fixture
-async def server(settings: GenomeSettings) -> AsyncIterator[GenomeServer]:
-    """A running GENOME with no models."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgres"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[GenomeServer]:
+    """A running GENOME on each kind of database, for all tests of a module."""
+    settings: GenomeSettings = request.getfixturevalue(f"{request.param}_settings")
     async with GenomeServer(settings) as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(server: GenomeServer) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain HTTP client, for what GENOME's own client would never send."""
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         yield client
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def genome(server: GenomeServer) -> AsyncIterator[GenomeClient]:
-    """GENOME's own client."""
+    """GENOME's own client; what a test registers is gone after it."""
     async with GenomeClient(server.url) as client:
         yield client
+        for model in (await client.list(limit=500)).models:
+            await client.delete(model.family, model.version, force=True)
 
 
 @pytest.fixture

@@ -57,6 +57,18 @@ BAD_FIELDS: list[tuple[str | None, dict[str, Any]]] = [
     ("files", {"files": []}),
     ("files", {"files": [file(), file()]}),
     ("files", {"files": [file(path="a"), file(path="a/b")]}),
+    *[
+        ("files", {"files": [file(path=first), file(path=second)]})
+        for first, second in [("a", "A"), ("x/B", "X/b"), ("A/x", "a/y"), ("\u00df", "SS")]
+    ],
+    *[
+        ("files.0.path", {"files": [file(path=name)]})
+        for name in ["m\uff0fx", "\u2024\u2024/x", "e\u0301", "mod\u0435l", "a\u202eb", "x" * 300]
+    ],
+    ("files.1.path", {"files": [file(path="a"), file(path="/".join(["x" * 250] * 4))],
+                      "artifact_path": "y" * 40}),
+    ("files", {"files": [file(path=str(n), size=2**50) for n in range(9)]}),
+    ("files", {"files": [file(path=str(n)) for n in range(10_001)]}),
     ("files.0.size", {"files": [file(size=-1)]}),
     ("files.0.size", {"files": [file(size=1.5)]}),
     ("files.0.sha256", {"files": [file(sha256="abc")]}),
@@ -73,6 +85,8 @@ BAD_FIELDS: list[tuple[str | None, dict[str, Any]]] = [
     ("tags", {"tags": ["x"] * 65}),
     ("tags.0", {"tags": [""]}),
     ("tags.0", {"tags": [7]}),
+    ("tags.0", {"tags": ["a\0b"]}),
+    ("name", {"name": "a\0b"}),
     ("metadata", {"metadata": {"big": "x" * 70_000}}),
     ("metadata", {"metadata": deep(40)}),
     ("metadata", {"metadata": {"x": "\ud800"}}),
@@ -158,12 +172,48 @@ async def test_a_body_over_the_limit(http: httpx2.AsyncClient) -> None:
     "query",
     [
         "limit=0", "limit=501", "limit=x", "cursor=x", "cursor=m", "cursor=m-1", "cursor=m%C2%B2",
-        "cursor=m9999999999999999999999", "family=..%2Fx", f"tag={'x' * 129}",
+        "cursor=m9999999999999999999999", "family=..%2Fx", f"tag={'x' * 129}", "tag=%00",
+        "q=a%00b", f"q={'x' * 201}", "format=onnx", "runtime=x", "version_tag=..", "total=maybe",
     ],
 )  # fmt: skip
 async def test_bad_queries(http: httpx2.AsyncClient, query: str) -> None:
     answer = await http.get(f"/api/v1/models?{query}")
     assert assert_refused(answer, 422, "invalid_input")["field"] == query.split("=")[0]
+
+
+@pytest.mark.parametrize(
+    "query", ["sort=best", "limit=501", "cursor=m1", "cursor=v1", "cursor=v1234567890123456789.1"]
+)
+async def test_bad_queries_for_versions(
+    http: httpx2.AsyncClient, make_body: MakeBody, query: str
+) -> None:
+    await http.post("/api/v1/models", json=make_body())
+    answer = await http.get(f"/api/v1/models/tiny/versions?{query}")
+    assert assert_refused(answer, 422, "invalid_input")["field"] == query.split("=")[0]
+
+
+@pytest.mark.parametrize("tag", ["a..b", "a%00b", "%EF%BC%8E", "-x", "x" * 300, "a b", "a%5Cb"])
+async def test_a_version_tag_is_a_name(
+    http: httpx2.AsyncClient, make_body: MakeBody, tag: str
+) -> None:
+    await http.post("/api/v1/models", json=make_body())
+    path = f"/api/v1/models/tiny/tags/{tag}"
+    for call in (http.put(path, json={"version": "1"}), http.get(path), http.delete(path)):
+        assert assert_refused(await call, 422, "invalid_input")["field"] == "tag"
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [("version", {}), ("version", {"version": "../1"}), ("version", {"version": 1}),
+     ("version", {"version": "latest"}), ("x", {"version": "1", "x": 1})],
+)  # fmt: skip
+async def test_what_a_version_tag_points_to_is_one_version(
+    http: httpx2.AsyncClient, make_body: MakeBody, field: str, body: dict[str, Any]
+) -> None:
+    await http.post("/api/v1/models", json=make_body())
+    answer = await http.put("/api/v1/models/tiny/tags/prod", json=body)
+    assert assert_refused(answer, 422, "invalid_input")["field"] == field
+    assert (await http.get("/api/v1/models/tiny/tags/prod")).status_code == 404
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
