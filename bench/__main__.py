@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 BENCHMARKS = (
@@ -13,6 +14,7 @@ BENCHMARKS = (
     "cancel_latency",
     "transformers_batching",
     "vllm_throughput",
+    "model_download",
 )
 
 
@@ -20,8 +22,12 @@ def main() -> int:
     """Print every figure; return 1 when one missed its target."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME")
+    parser.add_argument("--small", action="store_true", help="take less, where there is a choice")
+    arguments = parser.parse_args()
+    if arguments.small:
+        os.environ["BENCH_SMALL"] = "1"
     missed = 0
-    for name in parser.parse_args().names or BENCHMARKS:
+    for name in arguments.names or BENCHMARKS:
         module = importlib.import_module(f"bench.{name}")
         print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
         for row in module.run():
