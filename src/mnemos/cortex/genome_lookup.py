@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
@@ -23,6 +24,7 @@ STALE_SECONDS = 600.0
 AWAY_SECONDS = 1.0
 """After a failure GENOME is let alone this long, so that a batch does not wait for each job."""
 MAX_CACHED = 1000
+LIST_PAGE = 500
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +42,15 @@ class CatalogModel:
     min_gpu_memory_mb: int = 0
     input_schema: InputSchema | None = None
     """What its inputs must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A version that is registered; `created_at` is Unix time."""
+
+    family: str
+    version: str
+    created_at: float
 
 
 _Name = tuple[str, str | None]
@@ -65,6 +76,19 @@ class ModelCatalog(Protocol):
         """Return the model that a version or a tag names, the newest version by default.
 
         Raises ModelUnknownError, CatalogUnavailableError.
+        """
+
+
+class ModelListing(ModelCatalog, Protocol):
+    """Shows them as well."""
+
+    async def describe(self, family: str, version: str | None) -> ListedModel:
+        """Say which version is meant, and since when there is one. Raises as find() does."""
+
+    async def list_models(self) -> list[ListedModel]:
+        """Return every version of every model, the newest first.
+
+        Raises CatalogUnavailableError.
         """
 
 
@@ -119,17 +143,66 @@ class GenomeCatalog:
         finally:
             self._asking.discard(name)
 
-    async def _ask(self, name: _Name, known: _Known | None) -> CatalogModel:
+    async def describe(self, family: str, version: str | None) -> ListedModel:
+        """Say which version is meant, and since when there is one."""
+        self._check_near()
+        answer = await self._get((family, version), None)
+        body = self._json(answer)
+        if answer.status_code in (404, 422):  # a name that cannot be is a name of nothing
+            raise ModelUnknownError(_message(body, family))
+        return self._listed(body)
+
+    async def list_models(self) -> list[ListedModel]:
+        """Return every version of every model, the newest first."""
+        found: list[ListedModel] = []
+        cursor: str | None = None
+        self._check_near()
+        while True:
+            try:
+                answer = await self._client.get(
+                    f"{self._url}/api/v1/models",
+                    params={"limit": str(LIST_PAGE)} | ({"cursor": cursor} if cursor else {}),
+                )
+            except httpx2.HTTPError as error:
+                raise self._away(error) from error
+            body = self._json(answer)
+            try:
+                found += [self._listed(model) for model in body["models"]]
+                cursor = body["next_cursor"]
+            except (KeyError, TypeError) as error:
+                raise self._unreadable() from error
+            if not cursor:
+                return found
+
+    def _listed(self, body: Any) -> ListedModel:
+        try:
+            created = datetime.fromisoformat(body["created_at"]).timestamp()
+            return ListedModel(_word(body["family"]), _word(body["version"]), created)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> CatalogUnavailableError:
+        return CatalogUnavailableError(
+            f"GENOME at {self._url} gave an answer that CORTEX cannot read."
+        )
+
+    def _check_near(self) -> None:
         if time.monotonic() < self._away_until:
             raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.")
+
+    def _json(self, answer: httpx2.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._away(error) from error
+
+    async def _ask(self, name: _Name, known: _Known | None) -> CatalogModel:
+        self._check_near()
         answer = await self._get(name, known.etag if known else None)
         if known is not None and answer.status_code == 304:
             known.at = time.monotonic()
             return known.model
-        try:
-            body: Any = answer.json()
-        except ValueError as error:
-            raise self._away(error) from error
+        body = self._json(answer)
         if answer.status_code == 404:
             self._known.pop(name, None)
             raise ModelUnknownError(_message(body, name[0]))

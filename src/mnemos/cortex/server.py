@@ -23,6 +23,7 @@ from .genome_lookup import GenomeCatalog
 from .grpc.server import GrpcServer
 from .grpc.service import CortexService
 from .notifier import LocalNotifier
+from .openai.abandoned import Abandoned
 from .reaper import DelayedJobPromoter, LeaseReaper
 from .retention import RetentionPruner
 from .settings import CortexSettings
@@ -98,7 +99,8 @@ class CortexServer:
         if settings.genome_url:
             catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
         results = _result_objects(settings)
-        context = ApiContext(self.store, self.notifier, self.metrics, catalog, results)
+        abandoned = Abandoned(self.store)
+        context = ApiContext(self.store, self.notifier, self.metrics, abandoned, catalog, results)
         stack.push_async_callback(context.inputs.close)
         app = create_app(context)
         http = HttpServer(
@@ -135,6 +137,7 @@ class CortexServer:
             numbers=self.metrics,
         )
         tasks.start(pruner.run(), "cortex-pruner")
+        tasks.start(abandoned.run(), "cortex-abandoned-jobs")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(

@@ -15,6 +15,7 @@ from mnemos.cortex.api.context import ApiContext
 from mnemos.cortex.api.quick_submit import QuickSubmit
 from mnemos.cortex.errors import StorageUnavailableError
 from mnemos.cortex.notifier import LocalNotifier
+from mnemos.cortex.openai.abandoned import Abandoned
 from mnemos.cortex.records import NewJob, Submitted
 from mnemos.cortex.sql.sqlite_store import SqliteStore
 from mnemos.cortex.telemetry import CortexMetrics
@@ -43,7 +44,7 @@ class Store(SqliteStore):
 async def context(tmp_path: Path) -> AsyncIterator[ApiContext]:
     notifier = LocalNotifier()
     async with Store(tmp_path, notifier) as store:
-        yield ApiContext(store, notifier, CortexMetrics(), None)
+        yield ApiContext(store, notifier, CortexMetrics(), Abandoned(store))
 
 
 class Ways:

@@ -16,6 +16,7 @@ from ..errors import (
     StorageUnavailableError,
     WorkerNotFoundError,
 )
+from ..openai.app import create_openai_app
 from . import events, groups, health, jobs, numbers, redrive, results, workers
 from .context import ApiContext
 from .quick_submit import QuickSubmit
@@ -50,6 +51,7 @@ def create_app(context: ApiContext) -> FastAPI:
     for part in (redrive, results, jobs, events, groups, workers, numbers):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
+    app.mount("/v1", create_openai_app(context))
     return app
 
 

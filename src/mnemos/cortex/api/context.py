@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from ..big_results import ResultObjects
-from ..genome_lookup import ModelCatalog
+from ..genome_lookup import ModelListing
 from ..input_schema.checker import InputChecker
 from ..notifier import Notifier
 from ..store import Store
 from ..telemetry import CortexMetrics
+
+
+class Leaving(Protocol):
+    """Who cancels jobs that nobody waits for any more."""
+
+    def leave(self, job_ids: Iterable[str]) -> None:
+        """Let jobs be cancelled soon; returns at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,8 @@ class ApiContext:
     store: Store
     notifier: Notifier
     metrics: CortexMetrics
-    catalog: ModelCatalog | None = None
+    abandoned: Leaving
+    catalog: ModelListing | None = None
     results: ResultObjects | None = None
     """Where big results are, if CORTEX was told."""
     inputs: InputChecker = field(default_factory=InputChecker)

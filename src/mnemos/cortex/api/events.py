@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
@@ -10,14 +11,11 @@ from fastapi.responses import StreamingResponse
 
 from mnemos.http import invalid_input
 
-from ..notifier import job_topic
 from ..records import EventRecord
 from . import documents
 from .context import ApiContext, Cortex
+from .following import follow
 from .views import encode, job_view
-
-PAGE = 256
-KEEP_ALIVE_SECONDS = 15.0
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -57,20 +55,12 @@ def _after(last_event_id: str) -> int:
 
 
 async def _follow(cortex: ApiContext, job_id: str, start: int) -> AsyncIterator[bytes]:
-    """Read page by page, as fast as the reader takes them; nothing piles up for a slow one."""
-    with cortex.notifier.subscribe(job_topic(job_id)) as ear:
-        while not cortex.notifier.closed:
-            ear.clear()
-            page = await cortex.store.read_events(job_id, start, PAGE)
-            if page.events:
-                start = page.events[-1].sequence + 1
-                yield b"".join(_line(event) for event in page.events)
-            elif page.ended:
-                view = job_view(await cortex.store.get_job(job_id))
-                yield b"event: end\ndata: " + encode(view) + b"\n\n"
-                return
-            elif not await ear.wait(KEEP_ALIVE_SECONDS):
-                yield b": keep-alive\n\n"
+    async with aclosing(follow(cortex, [job_id], start)) as pages:
+        async for _, events in pages:
+            yield b"".join(map(_line, events)) or b": keep-alive\n\n"
+    if not cortex.notifier.closed:
+        view = job_view(await cortex.store.get_job(job_id))
+        yield b"event: end\ndata: " + encode(view) + b"\n\n"
 
 
 def _line(event: EventRecord) -> bytes:

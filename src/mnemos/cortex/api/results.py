@@ -23,7 +23,7 @@ from ..big_results import (
 from ..records import JobRecord
 from ..state_machine import TERMINAL
 from . import documents
-from .context import Cortex
+from .context import ApiContext, Cortex
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 _log = structlog.get_logger(__name__)
@@ -62,6 +62,22 @@ def _result_of(job: JobRecord) -> str:
     if job.status not in TERMINAL:
         raise ApiError(409, "conflict", f"The job has no result yet: it is {job.status.value}.")
     raise ApiError(404, "result_not_found", f"The job ended as {job.status.value}, without one.")
+
+
+async def whole_result(cortex: ApiContext, job: JobRecord) -> str:
+    """The answer's JSON, from ENGRAM if it lies there. Raises ApiError."""
+    result = _result_of(job)
+    stored = read_reference(result, job.job_id)
+    if stored is None:
+        return result
+    if cortex.results is None or not cortex.results.holds(stored):
+        message = "The answer lies in ENGRAM, and this CORTEX has no access to it."
+        raise ApiError(500, "storage_unavailable", message)
+    await _check(cortex.results, stored)
+    try:
+        return b"".join([piece async for piece in cortex.results.read(stored)]).decode()
+    except EngramError as error:
+        raise ApiError(503 if error.retryable else 500, error.code, error.message) from error
 
 
 def _json(text: str, kind: str) -> Response:
