@@ -11,6 +11,7 @@ import structlog
 from ..errors import NeuronError
 from ..models.job import ModelConfig
 from ..runtimes.registry import parse_runtime
+from ..utils.concurrency import until_first
 from ..utils.retry import Backoff
 from .engine import EngineKey
 from .engine_pool import EnginePool
@@ -21,11 +22,16 @@ from .service import Service
 logger = structlog.get_logger(__name__)
 
 
+TAG_SECONDS = 30.0
+"""How often GENOME is asked what a tag points to."""
+
+
 class PinnedModels(Service):
     """Keeps NEURON_PINNED_MODELS resident, with the runtime and config that GENOME names.
 
     One that cannot be loaded is tried again, ever later; jobs for it say why meanwhile. One whose
-    engine died is loaded again.
+    engine died is loaded again. One that a tag names follows it: when that is moved, the version
+    that it pointed to is like any other model from then on.
     """
 
     name: ClassVar[str] = "pinned_models"
@@ -37,6 +43,8 @@ class PinnedModels(Service):
         self._models = list(dict.fromkeys(models))
         self._catalogue = catalogue
         self._engines = engines
+        self._versions: dict[str, str] = {}
+        """Which version is pinned for each name: itself, or the one that a tag points to."""
 
     async def run(self) -> None:
         """Keep them resident until cancelled."""
@@ -48,9 +56,14 @@ class PinnedModels(Service):
         backoff = Backoff(initial=1.0, maximum=300.0)
         while True:
             try:
-                async with self._engines.use(await self._key(model), _nobody) as engine:
+                key = await self._key(model)
+                self._pin(model, key.model)
+                async with self._engines.use(key, _nobody) as engine:
                     backoff.reset()
-                await engine.wait_closed()
+                if key.model == model:
+                    await engine.wait_closed()
+                else:
+                    await until_first(engine.wait_closed(), self._until_moved(model, key))
             except NeuronError as error:
                 delay = backoff.next_delay()
                 logger.error(
@@ -61,12 +74,36 @@ class PinnedModels(Service):
                 )
                 await asyncio.sleep(delay)
 
+    def _pin(self, name: str, version: str) -> None:
+        before = self._versions.get(name)
+        self._versions[name] = version
+        self._engines.pin(version)
+        if before is not None and before not in self._versions.values():
+            self._engines.unpin(before)
+
+    async def _until_moved(self, model: str, key: EngineKey) -> None:
+        """Return when a tag names another version, or its version another config."""
+        while True:
+            await asyncio.sleep(TAG_SECONDS)
+            try:
+                now = await self._key(model)
+            except NeuronError as error:
+                logger.warning("pinned_tag_not_found", model=model, error=error.message)
+                continue
+            if now != key:
+                logger.info("pinned_tag_moved", model=model, before=key.model, now=now.model)
+                return
+
     async def _key(self, model: str) -> EngineKey:
-        family, _, version = model.partition(":")
-        told = (await self._catalogue.get_model(family, version)).get("runtime") or {}
+        family, _, asked = model.partition(":")
+        document = await self._catalogue.get_model(family, asked)
+        told = document.get("runtime") or {}
         runtime = told.get("type", "transformers")
         config = ModelConfig(
-            family=family, version=version, runtime=runtime, runtime_config=told.get("config") or {}
+            family=family,
+            version=document.get("version") or asked,
+            runtime=runtime,
+            runtime_config=told.get("config") or {},
         )
         return EngineKey.of(config, parse_runtime(runtime))
 
