@@ -23,9 +23,6 @@ T = TypeVar("T")
 THREADS = 4
 WRITES = "mnemos_writes"
 """The execution option of a transaction that writes."""
-ANSWER_SECONDS = 20.0
-"""How long a caller waits for a database that says nothing."""
-
 _CLOSE_SECONDS = 10.0
 _ONE_AT_A_TIME = threading.Lock()  # Alembic keeps its context in module globals
 
@@ -38,6 +35,8 @@ class Database(abc.ABC):
     """
 
     version_table: str
+    answer_seconds = 20.0
+    """How long a caller waits for a database that says nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -45,7 +44,7 @@ class Database(abc.ABC):
 
     async def open(self) -> None:
         """Make or migrate the tables. Raises GenomeUnavailableError, in one sentence."""
-        await self._in_thread(self._prepare, seconds=None)
+        await self._in_thread(self._prepare, None)
 
     async def close(self) -> None:
         """Close every connection; what is under way is finished first."""
@@ -55,14 +54,16 @@ class Database(abc.ABC):
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one consistent view. Raises GenomeUnavailableError."""
-        return await self._in_thread(functools.partial(self._run, work, writes=False))
+        reading = functools.partial(self._run, work, writes=False)
+        return await self._in_thread(reading, self.answer_seconds)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` alone; it is durable on return. Raises GenomeUnavailableError.
 
         Cancelling stops the waiting and not the transaction.
         """
-        return await self._in_thread(functools.partial(self._run, work, writes=True))
+        writing = functools.partial(self._run, work, writes=True)
+        return await self._in_thread(writing, self.answer_seconds)
 
     async def check(self) -> None:
         """Return when the database can be written. Raises GenomeUnavailableError."""
@@ -84,7 +85,7 @@ class Database(abc.ABC):
     def _foreign(self, error: CommandError) -> str:
         """Say in one sentence that the tables are not of this version."""
 
-    async def _in_thread(self, work: Callable[[], T], seconds: float | None = ANSWER_SECONDS) -> T:
+    async def _in_thread(self, work: Callable[[], T], seconds: float | None) -> T:
         loop = asyncio.get_running_loop()
         waiting = asyncio.timeout(seconds)
         try:
