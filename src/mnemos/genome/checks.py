@@ -18,6 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_JSON_BYTES = 64 * 1024
+MAX_SIGNATURE_BYTES = 4 * 1024 * 1024
 MAX_JSON_DEPTH = 32
 
 
@@ -51,7 +52,7 @@ def allowed_key(check: Callable[[T], R]) -> Callable[[T], R]:
     return validate
 
 
-def bounded_json(value: Any) -> Any:
+def bounded_json(value: Any, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return `value` if it can be stored and sent as JSON of a sane depth and size."""
     if _too_deep(value):
         raise ValueError(f"is nested more than {MAX_JSON_DEPTH} levels deep")
@@ -61,8 +62,15 @@ def bounded_json(value: Any) -> Any:
         raise ValueError("holds text that is not valid Unicode") from error
     except (TypeError, ValueError) as error:
         raise ValueError("holds a value that JSON does not have (NaN or infinity)") from error
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"is larger than {MAX_JSON_BYTES // 1024} KiB")
+    if size > max_bytes:
+        raise ValueError(f"is larger than {max_bytes // 1024} KiB")
+    return value
+
+
+def signature(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return `value` if it can be a signature: it names every file of a model once more."""
+    if value is not None:
+        bounded_json(value, MAX_SIGNATURE_BYTES)
     return value
 
 

@@ -16,7 +16,15 @@ from pydantic import (
 from ..engram.digest import manifest_checksum
 from ..engram.keys import MAX_KEY_BYTES, check_bucket, check_name, check_version
 from ..engram.names import check_apart
-from .checks import allowed_key, bounded_json, file_path, json_schema, plain_text, problem_in
+from .checks import (
+    allowed_key,
+    bounded_json,
+    file_path,
+    json_schema,
+    plain_text,
+    problem_in,
+    signature,
+)
 
 MODELS_BUCKET = "mnemos-models"
 MAX_FILES = 10_000
@@ -35,7 +43,7 @@ Label = Annotated[Text, Field(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Field(max_length=64)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(bounded_json)]
 InputSchema = Annotated[dict[str, Any] | None, AfterValidator(json_schema)]
-Signature = JsonObject | None
+Signature = Annotated[dict[str, Any] | None, AfterValidator(signature)]
 """What vouches for the files, as whoever signed made it; GENOME keeps it and does not judge it."""
 Description = Annotated[Text, Field(max_length=8192)]
 
