@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fake_cortex import FakeCortex
 
@@ -14,7 +15,7 @@ from mnemos.genome.settings import GenomeSettings
 from mnemos.protocol.v1 import cortex_pb2 as pb
 from neuron.clients.cortex_client import CortexClient
 from neuron.clients.engram_client import EngramClient, RemoteFile
-from neuron.clients.genome_client import GenomeClient
+from neuron.clients.genome_client import Answer, GenomeClient, RememberedAnswers
 from neuron.errors import (
     ArtifactCorruptError,
     ConfigurationError,
@@ -82,6 +83,52 @@ async def test_genome_says_what_it_knows_and_what_not(tmp_path: Path) -> None:
     assert not await client.health_check()
     await client.close()
     await client.close()
+
+
+async def test_genome_sends_a_model_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    body: dict[str, Any] = {
+        "family": "llama",
+        "version": "7b",
+        "artifact": {"format": "gguf"},
+        "files": [{"path": "m.gguf", "size": 1, "sha256": "a" * 64}],
+    }
+    statuses: list[int] = []
+
+    async def note(response: httpx2.Response) -> None:
+        statuses.append(response.status_code)
+
+    async with (
+        GenomeServer(GenomeSettings(data_dir=tmp_path, http_port=0)) as genome,
+        httpx2.AsyncClient(base_url=f"{genome.url}/api/v1/models", trust_env=False) as http,
+    ):
+        assert (await http.post(f"{genome.url}/api/v1/models", json=body)).status_code == 201
+        client = GenomeClient(genome.url, timeout=5)
+        await client.connect()
+        assert client._client is not None
+        client._client.event_hooks["response"].append(note)
+        first = await client.get_model("llama", "7b")
+        first["description"] = "changed by whoever asked"
+        again = await client.get_model("llama", "7b")
+        assert (again["description"], again["files"]) == ("", body["files"])
+        await http.put("/llama", params={"version": "7b"}, json={"description": "new"})
+        assert (await client.get_model("llama", "7b"))["description"] == "new"
+        assert statuses == [200, 304, 200]
+        await client.close()
+
+
+def test_what_is_remembered_of_genome_is_bounded() -> None:
+    memory = RememberedAnswers(limit_bytes=10)
+    for number in range(5):
+        memory.put(("llama", str(number)), Answer(str(number), b"1234"))
+    assert [memory.get(("llama", str(n))) is not None for n in range(5)] == [False] * 3 + [True] * 2
+    memory.get(("llama", "3"))
+    memory.put(("llama", "5"), Answer("5", b"12"))
+    memory.put(("llama", "6"), Answer("6", b"12"))
+    assert [memory.get(("llama", n)) is not None for n in "3456"] == [True, False, True, True]
+    memory.put(("llama", "big"), Answer("big", b"12345678901"))
+    assert memory.get(("llama", "big")) is None
+    memory.put(("llama", "7"), Answer("7", b"1234567890"))
+    assert memory.get(("llama", "7")) == Answer("7", b"1234567890")
 
 
 async def test_sending_into_a_stream_that_broke_unread_is_an_outage(cortex: FakeCortex) -> None:
