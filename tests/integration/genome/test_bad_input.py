@@ -94,7 +94,7 @@ BAD_FIELDS: list[tuple[str | None, dict[str, Any]]] = [
     ("input_schema", {"input_schema": {"pattern": "("}}),
     ("input_schema", {"input_schema": {"$ref": "http://elsewhere/schema.json"}}),
     ("input_schema", {"input_schema": "text"}),
-    ("signature", {"signature": {"bundle": "x" * 70_000}}),
+    ("signature", {"signature": {"bundle": "x" * 4_200_000}}),
     ("signature", {"signature": deep(40)}),
     ("signature", {"signature": "text"}),
     ("description", {"description": "x" * 9000}),
