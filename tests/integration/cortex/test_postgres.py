@@ -21,7 +21,7 @@ from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.records import AttemptRef, Chunk, Fence, JobFilter, Report, StatusUpdate
 from mnemos.cortex.settings import CortexSettings
 from mnemos.cortex.sql.engine import Connection
-from mnemos.cortex.sql.postgres.connection import PostgresConnection
+from mnemos.cortex.sql.postgres.connection import PostgresConnection, connect
 from mnemos.cortex.sql.postgres.engine import PostgresEngine
 from mnemos.cortex.sql.postgres.opening import prepare
 from mnemos.cortex.sql.postgres.store import PostgresStore
@@ -231,6 +231,42 @@ async def test_what_writes_never_reads_a_table_whole(
         await tools.store.reap()
         await tools.store.promote_due()
     assert await reads() == before
+
+
+async def test_values_of_every_kind_go_there_and_come_back(postgres_url: str) -> None:
+    connection = connect(postgres_url, "values")
+    try:
+        asked = {"a": 2**40, "b": 0.1, "c": "é \\ ' \" ,{}", "d": True, "e": None, "f": ["x,", '"']}
+        query = """
+            SELECT :a + 1 AS a, :b AS b, CAST(:c AS text) AS c, :d AS d, CAST(:e AS text) AS e,
+                array_to_string(CAST(:f AS text[]), ' ') AS f
+        """
+        for _ in range(3):  # the first time it is not prepared
+            [row] = connection.execute(query, asked).fetchall()
+            assert row == {**asked, "a": 2**40 + 1, "f": 'x, "'}
+        mixed = [connection.execute("SELECT CAST(:x AS float8) AS x", {"x": x}) for x in (1, 0.5)]
+        assert [rows.fetchone() for rows in mixed] == [{"x": 1.0}, {"x": 0.5}]
+        [row] = connection.execute("SELECT CAST(:x AS text) AS x", {"x": "a\0b"}).fetchall()
+        assert row == {"x": "a\ufffdb"}
+    finally:
+        connection.close()
+
+
+async def test_statements_that_are_not_used_any_more_are_forgotten(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnemos.cortex.sql.postgres.connection.PREPARED_STATEMENTS", 5)
+    connection = connect(postgres_url, "many statements")
+    try:
+        for number in range(20):
+            for _ in range(2):
+                query = f"SELECT CAST(:x AS int) + {number} AS n"
+                assert connection.execute(query, {"x": 1}).fetchone() == {"n": number + 1}
+        kept = connection.execute("SELECT COUNT(*) AS n FROM pg_prepared_statements").fetchone()
+        assert kept is not None
+        assert 0 < kept["n"] <= 5
+    finally:
+        connection.close()
 
 
 # ------------------------------------------------ connections that are lost

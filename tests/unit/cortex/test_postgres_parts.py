@@ -15,16 +15,16 @@ from mnemos.cortex.sql.postgres.notices import (
 
 
 @pytest.mark.parametrize(
-    ("written", "sent"),
+    ("written", "sent", "names"),
     [
-        ("SELECT :a, :b_2 FROM t", b"SELECT %(a)s, %(b_2)s FROM t"),
-        ("SELECT x::text WHERE y = :y", b"SELECT x::text WHERE y = %(y)s"),
-        (f"SELECT 1 {LOCK}", b"SELECT 1  FOR NO KEY UPDATE "),
-        (f"SELECT 1 {LOCK_FREE}", b"SELECT 1  FOR NO KEY UPDATE SKIP LOCKED "),
+        ("SELECT :a, :b_2, :a FROM t", b"SELECT $1, $2, $1 FROM t", ("a", "b_2")),
+        ("SELECT x::text WHERE y = :y", b"SELECT x::text WHERE y = $1", ("y",)),
+        (f"SELECT 1 {LOCK}", b"SELECT 1  FOR NO KEY UPDATE ", ()),
+        (f"SELECT 1 {LOCK_FREE}", b"SELECT 1  FOR NO KEY UPDATE SKIP LOCKED ", ()),
     ],
 )
-def test_a_statement_is_translated(written: str, sent: bytes) -> None:
-    assert translate(written) == sent
+def test_a_statement_is_translated(written: str, sent: bytes, names: tuple[str, ...]) -> None:
+    assert translate(written) == (sent, names)
 
 
 def test_what_a_url_says_of_patience_stands() -> None:

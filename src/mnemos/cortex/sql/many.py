@@ -117,7 +117,8 @@ def _flags(values: Iterable[Any]) -> str:
     return f"{{{','.join(told)}}}"
 
 
-def _strings(values: Iterable[Any]) -> str:
+def text_array(values: Iterable[Any]) -> str:
+    """Texts as PostgreSQL's literal of an array."""
     return f"{{{','.join([_string(value) for value in values])}}}"
 
 
@@ -135,5 +136,5 @@ _WRITERS: Mapping[str, Callable[[Iterable[Any]], str]] = {
     INT: _numbers,
     FLOAT: _numbers,
     BOOL: _flags,
-    TEXT: _strings,
+    TEXT: text_array,
 }

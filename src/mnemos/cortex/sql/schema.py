@@ -243,3 +243,47 @@ tallies = Table(
     Column("value", LONG, nullable=False),
     sqlite_with_rowid=False,
 )
+
+files = Table(
+    "files",
+    metadata,
+    Column("seq", LONG, primary_key=True),
+    Column("file_id", Text, nullable=False, unique=True),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("size_bytes", LONG, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    sqlite_autoincrement=True,
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("seq", LONG, primary_key=True),
+    Column("batch_id", Text, nullable=False, unique=True),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("output_file_id", Text, nullable=False, unique=True),
+    Column("error_file_id", Text, nullable=False, unique=True),
+    Column("metadata", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("cancelling_at", Float),
+    Column("progress", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("owned_until", Float, nullable=False),
+    _partial("batches_open", "state IN ('validating', 'in_progress', 'finalizing')", "seq"),
+    sqlite_autoincrement=True,
+)
+
+batch_faults = Table(
+    "batch_faults",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("custom_id", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+)

@@ -57,6 +57,7 @@ from . import (
     suspicion,
     waiting,
 )
+from .batch_store import SqlBatchStore
 from .engine import Connection, Engine
 from .readers import Readers
 from .transaction import Transaction
@@ -97,6 +98,7 @@ class SqlStore:
         self._exchange = partial(exchanging.exchange, lease_seconds=lease_seconds, random=random)
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
+        self.batches = SqlBatchStore(self._writer, self._readers)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:

@@ -120,9 +120,7 @@ class PostgresEngine:
 
     def begin(self, connection: Connection, touched: Touched) -> Begun:
         """Begin to write, and lock the workers, then the jobs, in their order."""
-        cursor = cast(PostgresConnection, connection).execute(_BEGIN)
-        cursor.nextset()
-        begun = _only(cursor)
+        begun = _only(connection.execute(_BEGIN))
         if touched.workers:
             connection.execute(_LOCK_WORKERS, {"ids": list(touched.workers)})
         if touched.jobs:
