@@ -85,6 +85,7 @@ def make_room(
     when what is in use, pinned or still coming leaves no room.
     """
     removed = Removal()
+    before = -1
     while True:
         found = take_inventory(layout)
         limit = budget.limit(layout.root, found.total_bytes)
@@ -95,8 +96,9 @@ def make_room(
             return removed
         victims = evictable(found, pinned) if may_evict else []
         chosen = choose(found, victims, surplus)
-        if chosen.freed_bytes < surplus:
+        if chosen.freed_bytes < surplus or found.total_bytes == before:  # the last try was in vain
             raise CacheFullError(_full(what, need_bytes, limit, found, victims))
+        before = found.total_bytes
         removed.add(carry_out(layout, found, chosen))
 
 
