@@ -49,6 +49,9 @@ def models() -> None:
     metavar="FAMILY:VERSION",
     help="What a hub model is called here.  [default: from its repository and revision]",
 )
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="More of a hub model's files; repeatable."
+)
 @click.option("--replace", is_flag=True, help="Take the place of a version with other files.")
 @sign_option
 @output_option()
@@ -57,6 +60,7 @@ def models() -> None:
 def pull_model(
     name: str,
     new_name: str | None,
+    include: tuple[str, ...],
     replace: bool,
     signing_key: Path | None,
     genome_url: str,
@@ -74,6 +78,7 @@ def pull_model(
       mnemos models pull smollm2:135m-instruct
       mnemos models pull hf://HuggingFaceTB/SmolLM2-360M-Instruct
       mnemos models pull hf://org/name@v1.0 --name mine:1.0
+      mnemos models pull hf://org/name-GGUF --include '*Q4_K_M.gguf'
     """
     from .. import catalogue, hub
     from ..http import run_async
@@ -81,7 +86,7 @@ def pull_model(
     from ..sources.publish import Publisher, PushOptions
 
     publisher = Publisher(genome_url, engram, data_dir / "cache")
-    options = PushOptions(replace=replace, signing_key=signing_key)
+    options = PushOptions(replace=replace, signing_key=signing_key, include=include)
     if name.startswith(hub.SCHEME):
         chosen = split_full_name(new_name) if new_name else None
         pulling = publisher.pull_hub(hub.parse_reference(name), chosen, options)

@@ -36,9 +36,10 @@ MOST_NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
-    """How a folder is published."""
+    """How a model is published; `include` are globs of more files that a hub model brings."""
 
     replace: bool = False
+    include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     allow_pickle: bool = False
     signing_key: Path | None = None
@@ -79,14 +80,15 @@ class Publisher:
         self, reference: hub.HubReference, name: tuple[str, str] | None, options: PushOptions
     ) -> Published:
         """Fetch and publish a model of the hub."""
-        commit = await asyncio.to_thread(hub.resolve_commit, reference)
-        family, version = name or hub.default_name(reference, commit)
-        source = f"{hub.SCHEME}{reference.repository}@{commit}"
+        found = await asyncio.to_thread(hub.look_up, reference)
+        family, version = name or hub.default_name(reference, found.commit)
+        source = f"{hub.SCHEME}{reference.repository}@{found.commit}"
 
         async def fetch() -> Path:
-            folder = self._cache / "hub" / reference.repository.replace("/", "--") / commit
-            with step(f"Downloading {source}"):
-                await asyncio.to_thread(hub.download, reference, commit, folder)
+            hub.check_weights(reference, found, options.include)
+            folder = self._cache / "hub" / reference.repository.replace("/", "--") / found.commit
+            note(f"Downloading {source} …")
+            await asyncio.to_thread(hub.download, reference, found.commit, folder, options.include)
             return folder
 
         return await self._pull(
