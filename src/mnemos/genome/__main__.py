@@ -47,7 +47,7 @@ def load_settings() -> GenomeSettings:
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{ENV_PREFIX}{str(first['loc'][0]).upper()}"
-        raise ValueError(f"{name}: {first['msg']}.") from error
+        raise ValueError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 async def _serve(settings: GenomeSettings) -> None:

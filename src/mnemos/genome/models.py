@@ -10,11 +10,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    WithJsonSchema,
     model_validator,
 )
 
 from ..engram.digest import manifest_checksum
-from ..engram.keys import MAX_KEY_BYTES, check_bucket, check_name, check_version
+from ..engram.keys import MAX_KEY_BYTES, NAME_PATTERN, check_bucket, check_name, check_version
 from ..engram.names import check_apart
 from .checks import (
     allowed_key,
@@ -34,8 +35,11 @@ MAX_MODEL_BYTES = 2**53
 ArtifactFormat = Literal["safetensors", "gguf", "torch_export", "torchscript", "pickle"]
 RuntimeName = Literal["vllm", "pytorch", "transformers"]
 
-Family = Annotated[str, AfterValidator(allowed_key(lambda value: check_name(value, "family")))]
-Version = Annotated[str, AfterValidator(allowed_key(check_version))]
+_NAME = WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
+Family = Annotated[
+    str, AfterValidator(allowed_key(lambda value: check_name(value, "family"))), _NAME
+]
+Version = Annotated[str, AfterValidator(allowed_key(check_version)), _NAME]
 FilePath = Annotated[str, AfterValidator(file_path)]
 Bucket = Annotated[str, AfterValidator(allowed_key(check_bucket))]
 Text = Annotated[str, AfterValidator(plain_text)]

@@ -22,7 +22,7 @@ def operations_router(store: ModelStore, metrics: GenomeMetrics) -> APIRouter:
         """Say that the process answers."""
         return {"status": "ok", "service": "genome"}
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", responses={503: {"description": "They cannot; why is told."}})
     async def ready() -> JSONResponse:
         """Say whether models can be read and registered; 503 and the reasons if not."""
         try:

@@ -17,7 +17,12 @@ ENV_PREFIX = "GENOME_"
 class GenomeSettings(BaseSettings):
     """Where GENOME keeps its data and where it listens. Port 0 draws a free one."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a URL holds a password
+    )
 
     data_dir: Path = Field(default_factory=lambda: user_data_path("mnemos", appauthor=False))
     database_url: SecretStr | None = None

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ import pytest
 from postgres_tools import EMPTY, OwnServer, Postgres, own_server
 from pydantic import SecretStr
 
+from mnemos.cli.engram import EngramTarget
+from mnemos.cli.platform.options import UpOptions
+from mnemos.cli.platform.supervisor import genome_server
 from mnemos.cortex.sql.postgres.opening import prepare as prepare_cortex
 from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeUnavailableError
@@ -160,5 +164,17 @@ async def test_what_is_not_there_is_one_sentence(postgres: Postgres, own: OwnSer
     ):
         async with GenomeServer(settings_of("postgresql://u@127.0.0.1:9/x")):
             pytest.fail("it started")
-    with pytest.raises(ValueError, match="must begin with postgresql://"):
-        settings_of("mysql://root@here/x")
+    with pytest.raises(ValueError, match="must begin with postgresql://") as refused:
+        settings_of(f"mysql://root:{PASSWORD}@here/x")
+    assert PASSWORD not in str(refused.value)
+
+
+def test_mnemos_up_takes_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GENOME_DATABASE_URL", f"postgresql://me:{PASSWORD}@here/models")
+    engram = EngramTarget.of(None, None, tmp_path)
+    server = genome_server(UpOptions(data_dir=tmp_path, engram=engram))
+    url = server._settings.database_url
+    assert url is not None
+    assert url.get_secret_value().endswith("@here/models")
+    monkeypatch.setenv("GENOME_DATABASE_URL", "")
+    assert GenomeSettings().database_url is None

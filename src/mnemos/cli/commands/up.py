@@ -75,8 +75,9 @@ def up(workers: int, no_worker: bool, engram: EngramTarget, data_dir: Path, **gi
     """Start CORTEX, GENOME and NEURON workers on this machine.
 
     Everything is kept below the data folder and is there again next time; jobs are kept in
-    PostgreSQL instead where CORTEX_DATABASE_URL names a database. Ctrl-C or SIGTERM lets the
-    workers finish or hand back their jobs, then ends; a second Ctrl-C ends at once.
+    PostgreSQL instead where CORTEX_DATABASE_URL names a database, and so are the descriptions of
+    models where GENOME_DATABASE_URL does. Ctrl-C or SIGTERM lets the workers finish or hand back
+    their jobs, then ends; a second Ctrl-C ends at once.
 
     \b
     Examples
