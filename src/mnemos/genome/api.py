@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -44,7 +45,7 @@ def models_router(store: ModelStore) -> APIRouter:
     ) -> Response:
         """Register a version. The same content again answers 200, other content 409."""
         registered = await store.register(spec, replace=replace)
-        return _model(registered.found, status=201 if registered.created else 200)
+        return await _model(registered.found, status=201 if registered.created else 200)
 
     @router.post("/validate", responses=errors(413), openapi_extra=SPEC_BODY)
     async def validate(
@@ -95,7 +96,7 @@ def models_router(store: ModelStore) -> APIRouter:
         family: Family, version: AskedVersion | None = None, if_none_match: IfNoneMatch = None
     ) -> Response:
         """Show a version, named itself or by a version tag; `latest` if neither is given."""
-        return _model(await store.get(family, version, if_none_match=if_none_match))
+        return await _model(await store.get(family, version, if_none_match=if_none_match))
 
     @router.get("/{family}/versions", response_model=FamilyVersions, responses=errors(304, 404))
     async def versions(
@@ -118,7 +119,7 @@ def models_router(store: ModelStore) -> APIRouter:
     ) -> Response:
         """Change what is said about a version; its files stay as they are."""
         named = _named(version)
-        return _model(await store.update(family, named, change.changes(), if_match=if_match))
+        return await _model(await store.update(family, named, change.changes(), if_match=if_match))
 
     @router.delete("/{family}", status_code=204, responses=errors(404, 409, 412))
     async def forget(
@@ -135,10 +136,11 @@ def models_router(store: ModelStore) -> APIRouter:
     return router
 
 
-def _model(found: Found, *, status: int = 200) -> Response:
+async def _model(found: Found, *, status: int = 200) -> Response:
     if found.document is None:
         return not_modified(found.digest)
-    return reply(found.document, digest=found.digest, status=status)
+    # In a thread, since a model may have thousands of files.
+    return await asyncio.to_thread(reply, found.document, digest=found.digest, status=status)
 
 
 def _named(version: str | None) -> str:
