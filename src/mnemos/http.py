@@ -134,11 +134,21 @@ def _reason(kind: str, message: str) -> str:
     return plain.replace(" after validation", "")
 
 
-def install_error_handling(app: FastAPI, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-    """Give `app` the common error body, request ids and the body limit."""
+def install_error_handling(
+    app: FastAPI,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    larger_bodies: Mapping[str, int] | None = None,
+) -> None:
+    """Give `app` the common error body, request ids and the body limit.
+
+    `larger_bodies` are paths whose bodies may have so many bytes.
+    """
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    app.add_middleware(
+        BodyLimitMiddleware, max_bytes=max_body_bytes, larger_bodies=larger_bodies or {}
+    )
     app.add_middleware(RequestEnvelopeMiddleware)
 
 
@@ -198,21 +208,28 @@ class RequestEnvelopeMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over `max_bytes` with 413, announced or not, without holding them."""
+    """Refuses bodies over `max_bytes` with 413, announced or not, without holding them.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    Bodies for the paths in `larger_bodies` may have as many bytes as it says.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, larger_bodies: Mapping[str, int] | None = None
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.larger_bodies = larger_bodies or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self.larger_bodies.get(scope["path"], self.max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isascii() and announced.isdigit() and int(announced) > self.max_bytes:
+        if announced.isascii() and announced.isdigit() and int(announced) > limit:
             await self._drain(receive)
-            error = self._too_large()
+            error = _too_large(limit)
             body = error_body(error.code, error.message)
             await JSONResponse(body, 413, {"Connection": "close"})(scope, receive, send)
             return
@@ -222,9 +239,9 @@ class BodyLimitMiddleware:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self.max_bytes:
+            if seen > limit:
                 await self._drain(receive)
-                raise self._too_large()
+                raise _too_large(limit)
             return message
 
         await self.app(scope, receive_counted, send)
@@ -240,9 +257,9 @@ class BodyLimitMiddleware:
                     if not message.get("more_body", False):
                         return
 
-    def _too_large(self) -> ApiError:
-        megabytes = self.max_bytes / (1024 * 1024)
-        return ApiError(413, "too_large", f"The body is larger than {megabytes:g} MiB.")
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "too_large", f"The body is larger than {limit / 2**20:g} MiB.")
 
 
 def _request_id(headers: Headers) -> str:

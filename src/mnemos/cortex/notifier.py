@@ -29,6 +29,9 @@ def worker_topic(worker_id: str) -> str:
     return f"worker/{worker_id}"
 
 
+BATCHES_TOPIC = "batches"
+"""A batch is new, shall stop, or has no driver any more."""
+
 DELAYED_TOPIC = "delayed"
 """A job was put back with a delay."""
 

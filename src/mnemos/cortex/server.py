@@ -15,7 +15,9 @@ from mnemos.engram.store import ObjectStore
 from mnemos.http import HttpServer
 
 from .api.app import create_app
-from .api.context import ApiContext
+from .api.context import ApiContext, BatchParts
+from .batches.driver import BatchDriver
+from .batches.objects import FileObjects
 from .big_results import ResultObjects
 from .clock import Clock
 from .errors import StartError
@@ -98,9 +100,13 @@ class CortexServer:
         catalog = None
         if settings.genome_url:
             catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
-        results = _result_objects(settings)
+        engram = _engram(settings)
+        results = ResultObjects(engram, settings.result_bucket) if engram else None
+        batches = BatchParts(self.store.batches, FileObjects(engram)) if engram else None
         abandoned = Abandoned(self.store)
-        context = ApiContext(self.store, self.notifier, self.metrics, abandoned, catalog, results)
+        context = ApiContext(
+            self.store, self.notifier, self.metrics, abandoned, catalog, results, batches
+        )
         stack.push_async_callback(context.inputs.close)
         app = create_app(context)
         http = HttpServer(
@@ -138,6 +144,9 @@ class CortexServer:
         )
         tasks.start(pruner.run(), "cortex-pruner")
         tasks.start(abandoned.run(), "cortex-abandoned-jobs")
+        if batches is not None:
+            driver = BatchDriver(context, batches.store, batches.files)
+            tasks.start(driver.run(), "cortex-batches")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(
@@ -148,13 +157,13 @@ class CortexServer:
         await http.wait_ready()
 
 
-def _result_objects(settings: CortexSettings) -> ResultObjects | None:
+def _engram(settings: CortexSettings) -> ObjectStore | None:
     """Raises StartError for settings that name no storage."""
     if not settings.engram_url:
         return None
     endpoint = settings.engram_endpoint
     try:
-        store = ObjectStore.from_url(
+        return ObjectStore.from_url(
             settings.engram_url,
             endpoint=endpoint,
             access_key=settings.engram_access_key,
@@ -163,7 +172,6 @@ def _result_objects(settings: CortexSettings) -> ResultObjects | None:
         )
     except InvalidKeyError as error:
         raise StartError(f"CORTEX_ENGRAM_URL: {error.message}") from error
-    return ResultObjects(store, settings.result_bucket)
 
 
 def _bracketed(host: str) -> str:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MODELS_BUCKET = "mnemos-models"
 DEFAULT_REGION = "us-east-1"
 HEALTH_SECONDS = 10.0
+MAX_COPY_BYTES = 5 * 1024**3
+"""What S3 copies in one call."""
 _PROBE_PREFIX = ".mnemos-probe"
 
 
@@ -153,6 +155,10 @@ class ObjectStore:
         """Store `data`, whole or not at all."""
         await self._put(bucket, key, _in_chunks(data))
 
+    async def put_stream(self, bucket: str, key: str, pieces: AsyncIterator[bytes]) -> None:
+        """Store what `pieces` yields, whole or not at all; what they raise is raised."""
+        await self._put(bucket, key, pieces)
+
     async def upload_file(
         self,
         bucket: str,
@@ -177,6 +183,24 @@ class ObjectStore:
         What `chunks` raises is raised, and nothing is then stored.
         """
         await self._put(bucket, key, Regrouped(chunks))
+
+    @property
+    def copies_at_once(self) -> bool:
+        """Whether `copy` moves no byte through this machine, and makes an object of today.
+
+        A folder would link the two, so that the new object looked as old as the other one.
+        """
+        return isinstance(self._backend, S3Backend)
+
+    async def copy(self, bucket: str, key: str, new_key: str) -> None:
+        """Copy an object of at most MAX_COPY_BYTES within a bucket, whole or not at all.
+
+        Raises ObjectNotFoundError.
+        """
+        check_key(new_key)
+        async with self._reading(bucket, key):
+            store = await self._backend.open(bucket)
+            await obstore.copy_async(store, key, new_key)
 
     async def delete(self, bucket: str, key: str) -> None:
         """Remove an object; one that is not there is no error."""

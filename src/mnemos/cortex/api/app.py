@@ -17,6 +17,7 @@ from ..errors import (
     WorkerNotFoundError,
 )
 from ..openai.app import create_openai_app
+from ..openai.files import MAX_FILE_BYTES
 from . import events, groups, health, jobs, numbers, redrive, results, workers
 from .context import ApiContext
 from .quick_submit import QuickSubmit
@@ -47,7 +48,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.state.context = context
     app.add_exception_handler(CortexError, _answer_cortex_error)
     app.add_middleware(QuickSubmit, context=context)
-    install_error_handling(app)
+    install_error_handling(app, larger_bodies={"/v1/files": MAX_FILE_BYTES})
     for part in (redrive, results, jobs, events, groups, workers, numbers):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)

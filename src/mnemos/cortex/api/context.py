@@ -8,12 +8,22 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from ..batches.objects import FileObjects
+from ..batches.store import FilesAndBatches
 from ..big_results import ResultObjects
 from ..genome_lookup import ModelListing
 from ..input_schema.checker import InputChecker
 from ..notifier import Notifier
 from ..store import Store
 from ..telemetry import CortexMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class BatchParts:
+    """Where files and batches are kept."""
+
+    store: FilesAndBatches
+    files: FileObjects
 
 
 class Leaving(Protocol):
@@ -34,6 +44,8 @@ class ApiContext:
     catalog: ModelListing | None = None
     results: ResultObjects | None = None
     """Where big results are, if CORTEX was told."""
+    batches: BatchParts | None = None
+    """Files and batches, if CORTEX was told of an ENGRAM."""
     inputs: InputChecker = field(default_factory=InputChecker)
 
 

@@ -76,7 +76,7 @@ def text_logprobs(told: dict[str, Any], offset: int) -> dict[str, Any] | None:
     }
 
 
-def packed(vector: Sequence[float]) -> str:
+def as_base64(vector: Sequence[float]) -> str:
     """A vector as OpenAI's clients ask for it by default: little-endian float32 in base64."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 

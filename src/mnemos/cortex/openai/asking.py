@@ -57,13 +57,7 @@ class Asked:
         """The answer of a job that has ended. Raises ApiError for one that failed."""
         job = await self.cortex.store.get_job(self.job_ids[index])
         self.ended.add(index)
-        if job.status is not JobState.COMPLETED:
-            raise failure_of(job)
-        return Answer(
-            job=job,
-            result=json.loads(await whole_result(self.cortex, job)),
-            metadata=json.loads(job.output_metadata or "{}"),
-        )
+        return await read_answer(self.cortex, job)
 
     async def answers(self, request: Request) -> list[Answer]:
         """All answers, once all jobs have ended. Raises ApiError, ClientGoneError."""
@@ -88,6 +82,17 @@ class Answer:
     job: JobRecord
     result: Any
     metadata: dict[str, Any]
+
+
+async def read_answer(cortex: ApiContext, job: JobRecord) -> Answer:
+    """What a job that has ended brought. Raises ApiError for one that failed."""
+    if job.status is not JobState.COMPLETED:
+        raise failure_of(job)
+    return Answer(
+        job=job,
+        result=json.loads(await whole_result(cortex, job)),
+        metadata=json.loads(job.output_metadata or "{}"),
+    )
 
 
 async def ask(cortex: ApiContext, jobs: Sequence[dict[str, Any]], key: str | None) -> Asked:

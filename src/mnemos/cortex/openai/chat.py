@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -37,11 +36,12 @@ async def create(
     asked = await ask(cortex, body.jobs("/v1/chat/completions"), idempotency_key)
     if body.stream:
         return await _stream(asked, body)
-    return json_response(_whole(await asked.answers(request)))
+    [answer] = await asked.answers(request)
+    return json_response(completion_of(answer))
 
 
-def _whole(answers: Sequence[Answer]) -> dict[str, Any]:
-    [answer] = answers
+def completion_of(answer: Answer) -> dict[str, Any]:
+    """The body of an answer that is told whole."""
     choices = [
         {
             "index": index,
@@ -52,7 +52,7 @@ def _whole(answers: Sequence[Answer]) -> dict[str, Any]:
         for index, (text, told) in enumerate(choices_of(answer))
     ]
     head = envelope(CHAT, PREFIX, answer.job)
-    return head | {"choices": choices, "usage": usage(answers, choices=1)}
+    return head | {"choices": choices, "usage": usage([answer], choices=1)}
 
 
 async def _stream(asked: Asked, body: ChatRequest) -> Response:

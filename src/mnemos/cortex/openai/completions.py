@@ -32,13 +32,16 @@ async def create(
     asked = await ask(cortex, body.jobs("/v1/completions"), idempotency_key)
     if body.stream:
         return await _stream(asked, body)
-    return json_response(_whole(body, await asked.answers(request)))
+    answers = await asked.answers(request)
+    return json_response(completion_of(answers, body.prompts if body.echo else None))
 
 
-def _whole(body: CompletionRequest, answers: Sequence[Answer]) -> dict[str, Any]:
+def completion_of(
+    answers: Sequence[Answer], prompts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The body of answers that are told whole, behind their prompts if these are given."""
     choices: list[dict[str, Any]] = []
-    for prompt, answer in zip(body.prompts, answers, strict=True):
-        echo = prompt if body.echo else ""
+    for echo, answer in zip(prompts or [""] * len(answers), answers, strict=True):
         for text, told in choices_of(answer):
             scores = text_logprobs(told, len(echo))
             choices.append(_choice(len(choices), echo + text, scores, told["finish_reason"]))

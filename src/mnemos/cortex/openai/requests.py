@@ -34,11 +34,13 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Without = Literal["none", "auto"] | None
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A field that nobody knows is refused, and "5" is no number."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream brings beside the text."""
 
     include_usage: bool | None = None
@@ -46,7 +48,7 @@ class StreamOptions(_Strict):
     """Taken and of no effect: nothing here is padded."""
 
 
-class _Request(_Strict):
+class _Request(Strict):
     """What requests have in common. Fields without a use here are taken, as clients send them."""
 
     model: ModelName
@@ -137,7 +139,7 @@ def _seed_of_choice(parameters: dict[str, Any], index: int) -> dict[str, int]:
     return {"seed": (parameters["seed"] + index * 0x9E3779B97F4A7C15) % 2**63}
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A piece of a message."""
 
     type: Literal["text"]
@@ -162,7 +164,7 @@ class ChatTurn(BaseModel):
         return {"role": role, "content": content}
 
 
-class JsonSchemaFormat(_Strict):
+class JsonSchemaFormat(Strict):
     """A schema that answers keep to."""
 
     name: str = Field(min_length=1, max_length=128)
@@ -171,7 +173,7 @@ class JsonSchemaFormat(_Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """The form that an answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
