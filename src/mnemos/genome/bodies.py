@@ -11,7 +11,7 @@ from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from ..http import invalid_input
+from ..http import describe_validation_errors, invalid_input
 from .answers import ValidationProblem, ValidationReport
 from .models import ModelSpec
 
@@ -54,16 +54,13 @@ def check_description(body: Any) -> ValidationReport:
         ModelSpec.model_validate(body)
     except ValidationError as error:
         found = located(error.errors(include_input=False, include_url=False))
-        problems = [
-            ValidationProblem(
-                field=".".join(str(part) for part in each["loc"]) or None,
-                message=each["msg"].removeprefix("Value error, "),
-            )
-            for each in found[:MOST_PROBLEMS_TOLD]
-        ]
+        told = (describe_validation_errors([each]) for each in found[:MOST_PROBLEMS_TOLD])
+        problems = [ValidationProblem(field=field, message=sentence) for sentence, field in told]
         more = len(found) - MOST_PROBLEMS_TOLD
         if more > 0:
-            problems.append(ValidationProblem(field=None, message=f"and {more} more problems"))
+            problems.append(
+                ValidationProblem(field=None, message=f"There are {more} more problems.")
+            )
         return ValidationReport(valid=False, errors=problems)
     return ValidationReport(valid=True)
 

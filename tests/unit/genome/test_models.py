@@ -40,7 +40,16 @@ FIELDS = ["family", "version", "artifact", "files", "artifact_path", "runtime", 
 def test_any_value_in_any_field_is_taken_or_explained(field: str, value: object) -> None:
     report = check_description(body(**{field: value}))
     assert report.valid == (not report.errors)
-    assert all(problem.message for problem in report.errors)
+    assert all(problem.message.endswith(".") for problem in report.errors)
+
+
+def test_of_very_many_problems_a_hundred_are_told() -> None:
+    files = [{"path": "../x", "size": -1, "sha256": "x"} for _ in range(50)]
+    report = check_description(body(files=files))
+    assert len(report.errors) == 101
+    assert report.errors[-1].message == "There are 50 more problems."
+    report = check_description({"family": "tiny"})
+    assert report.errors[0].message == "version: is missing."
 
 
 def test_what_is_filled_in_is_accepted_when_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -308,6 +309,8 @@ async def _delete(
     family: str, version: str, genome_url: str, engram: EngramTarget | None, force: bool
 ) -> tuple[Model, str | None]:
     """GENOME forgets first: no worker may be sent to files that are going."""
+    from mnemos.engram.errors import BucketNotFoundError
+
     from ..sources.registry import GenomeClient, told_plainly
 
     with told_plainly():
@@ -317,7 +320,8 @@ async def _delete(
             kept_for = await _sharer(genome, model)
         if engram is not None and kept_for is None:
             store = engram.open()
-            await store.delete_prefix(model.artifact.bucket, model.artifact_path)
+            with contextlib.suppress(BucketNotFoundError):  # then there are no files either
+                await store.delete_prefix(model.artifact.bucket, model.artifact_path)
     return model, kept_for if engram is not None else None
 
 
