@@ -18,6 +18,7 @@ class Mnemos(LazyGroup):
             ("run", "run", "run", "Answer every line of a JSONL file."),
             ("chat", "chat", "chat", "Talk to a model, or ask it one question."),
             ("models", "models", "models", "Fetch, publish and list models."),
+            ("cache", "cache", "cache", "See, check and tidy the models kept on this machine."),
             ("jobs", "jobs", "jobs", "Submit, watch and steer jobs."),
             ("workers", "workers", "workers", "See and steer the workers."),
             ("doctor", "doctor", "doctor", "Check this machine and say what is missing."),

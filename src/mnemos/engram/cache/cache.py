@@ -19,7 +19,7 @@ from .inventory import CachedModel, Inventory, take_inventory
 from .layout import Layout
 from .load import Load
 from .locks import has_locks, is_on_network, locked, this_machine
-from .marker import is_whole
+from .marker import is_whole, read_marker
 from .paths import check_paths
 from .plans import OpenPlan, live_plans, percent_of
 from .strays import UNUSED_SECONDS, remove_strays
@@ -98,6 +98,11 @@ class ArtifactCache:
     def hold(self, family: str, version: str, digest: str | None = None) -> Hold | None:
         """As `get`, and keep the model here until the hold is closed, or this process ends."""
         return hold(self.layout, self.folder(family, version), digest)
+
+    def files(self, family: str, version: str) -> tuple[ManifestFile, ...]:
+        """Return the files that a model here is made of, whole or not; none if that is unknown."""
+        marker = read_marker(self.folder(family, version))
+        return () if marker is None or marker.is_old else marker.files
 
     def begin(self, family: str, version: str, files: Sequence[ManifestFile]) -> Load | Hold | Busy:
         """Begin to load a model; the Hold if it is here already, Busy while another loads it.
