@@ -20,10 +20,12 @@ from .keys import check_name, check_version
 from .manifest import FolderScan, FoundFile, Manifest, ManifestFile, hash_files, scan_folder
 from .pickles import scan_pickles
 from .purposes import Purpose, find_purpose
-from .store import ObjectStore
+from .store import MAX_COPY_BYTES, ObjectStore
 
 UPLOADS = 2
 DIGEST_LETTERS = 16
+WORTH_COPYING_BYTES = 1024 * 1024
+"""Smaller files are sent as quickly as they are copied."""
 REUSED_FOR = timedelta(hours=12)
 """An object that an earlier push left is taken over when it is no older than this; so it must be
 less than what `strays.py` leaves alone."""
@@ -123,32 +125,33 @@ async def upload(
     *,
     anew: bool = False,
     bucket: str | None = None,
+    known: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Put the files below `path`, which names their content, in the models' bucket by default.
 
-    What an earlier push left there is not sent again unless `anew`. Nothing but the files that
+    What an earlier push left there is not sent again unless `anew`. `known` maps the SHA-256 of
+    registered files to their keys in that bucket: where the storage copies by itself, they need
+    not be sent either. Nothing but the files that
     were hashed can be stored: raises ArtifactRefusedError for a folder that changed meanwhile,
     and EngramError. What was uploaded before a failure stays for the next try.
     """
     bucket = bucket or store.models_bucket
     await store.ensure_bucket(bucket)
     held = {} if anew else await reusable(store, bucket, path)
+    donors = dict(known or {}) if store.copies_at_once and not anew else {}
     meter = _Meter("uploading", prepared.manifest.size_bytes, on_progress)
     slots = asyncio.Semaphore(UPLOADS)
 
     async def send(found: FoundFile, file: ManifestFile) -> None:
+        key = f"{path}/{file.path}"
         async with slots:
-            if held.get(f"{path}/{file.path}") == file.size:
+            donor = donors.get(file.sha256)
+            if held.get(key) == file.size or await _copied(store, bucket, donor, key, file.size):
                 meter.advance(file.size)
                 return
-            await store.upload_file(
-                bucket,
-                f"{path}/{file.path}",
-                found.path,
-                meter.advance,
-                Expected(file.path, file.size, file.sha256),
-            )
+            expected = Expected(file.path, file.size, file.sha256)
+            await store.upload_file(bucket, key, found.path, meter.advance, expected)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -157,6 +160,17 @@ async def upload(
     except* EngramError as failed:
         raise first_error(failed) from None
     await asyncio.to_thread(_check_unchanged, prepared)
+
+
+async def _copied(store: ObjectStore, bucket: str, donor: str | None, key: str, size: int) -> bool:
+    """Whether the storage copied the donor's object; where it cannot, the file is sent."""
+    if donor is None or not WORTH_COPYING_BYTES <= size <= MAX_COPY_BYTES:
+        return False
+    try:
+        await store.copy(bucket, donor, key)
+        return (await store.head(bucket, key)).size == size
+    except EngramError:
+        return False
 
 
 async def reusable(store: ObjectStore, bucket: str, path: str) -> dict[str, int]:

@@ -14,7 +14,13 @@ import pytest
 
 from mnemos.engram.errors import ArtifactRefusedError
 from mnemos.engram.files import CHUNK_BYTES, Expected
-from mnemos.engram.publish import push_directory
+from mnemos.engram.publish import (
+    WORTH_COPYING_BYTES,
+    PushProgress,
+    prepare,
+    push_directory,
+    upload,
+)
 from mnemos.engram.store import ObjectStore
 
 if TYPE_CHECKING:
@@ -97,3 +103,27 @@ async def test_a_reader_sees_one_version_or_the_other_and_never_a_mixture(place:
             group.create_task(read())
     assert len(seen) == 18
     assert all(data in versions for data in seen)
+
+
+async def test_a_file_that_the_storage_has_is_not_sent_again(
+    s3_server: Server, tmp_path: Path
+) -> None:
+    store = s3_server.store(f"s3://models-{uuid.uuid4().hex[:12]}")
+    folder = await asyncio.to_thread(make_model, tmp_path / "model")
+    big = folder / "tokenizer.txt"
+    await asyncio.to_thread(big.write_bytes, b"x" * WORTH_COPYING_BYTES)
+    prepared = await prepare(folder)
+    await upload(store, prepared, "tiny/1")
+    (sha256,) = [file.sha256 for file in prepared.manifest.files if file.path == big.name]
+    other = b"y" * WORTH_COPYING_BYTES
+    await store.put_bytes(store.models_bucket, "tiny/other", other)
+    sent: list[PushProgress] = []
+    known = {sha256: "tiny/other"}
+    await upload(store, prepared, "tiny/2", known=known, on_progress=sent.append)
+    copied = await store.get_bytes(store.models_bucket, f"tiny/2/{big.name}")
+    assert copied == other, "it is the storage's object and not the file that was taken"
+    assert sent[-1].done_bytes == prepared.manifest.size_bytes
+    await upload(store, prepared, "tiny/3", known={sha256: "tiny/none"})
+    assert await store.get_bytes(store.models_bucket, f"tiny/3/{big.name}") != other
+    await upload(store, prepared, "tiny/2", known=known, anew=True)
+    assert await store.get_bytes(store.models_bucket, f"tiny/2/{big.name}") != other

