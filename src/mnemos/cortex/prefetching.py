@@ -12,9 +12,16 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from .records import MOST_COUNTED, DesiredState, ModelKey, WaitingLane, WorkerRecord
+from .records import (
+    MOST_COUNTED,
+    DesiredState,
+    Model,
+    ModelKey,
+    WaitingLane,
+    WorkerRecord,
+)
 from .sql.fitting import Fit
 
 MOST_HINTS = 4
@@ -24,13 +31,6 @@ LOOK_AGAIN_SECONDS = 1.0
 TOLD_SECONDS = 600.0
 """For so long a worker counts as one that fetches what it was told of."""
 _WITHOUT_FILES = frozenset({"echo"})
-
-
-class Model(NamedTuple):
-    """A model's files, whatever runs them."""
-
-    family: str
-    version: str
 
 
 class WaitingStore(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from .errors import CortexError
 from .state_machine import JobState
@@ -238,6 +239,13 @@ class GroupCounts:
 # ---------------------------------------------------------------- attempts
 
 
+class Model(NamedTuple):
+    """A model's files, whatever runs them."""
+
+    family: str
+    version: str
+
+
 @dataclass(frozen=True, slots=True)
 class ModelKey:
     """A model on a runtime."""
@@ -291,6 +299,8 @@ class ClaimRequest:
     instance_id: str = ""
     request_id: str = ""
     models: Sequence[LoadedModel] = ()
+    on_disk: Collection[Model] = ()
+    """Models whose files it has, as far as that is known."""
     memory_available_mb: int = 0
     gpu_memory_available_mb: int = 0
     max_bytes: int = 3 * 1024 * 1024

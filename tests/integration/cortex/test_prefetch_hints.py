@@ -13,10 +13,17 @@ from mnemos.cortex.prefetching import (
     LOOK_AGAIN_SECONDS,
     MOST_HINTS,
     TOLD_SECONDS,
-    Model,
     PrefetchAdvisor,
 )
-from mnemos.cortex.records import MOST_COUNTED, DesiredState, ModelKey, WaitingLane
+from mnemos.cortex.records import (
+    MOST_COUNTED,
+    DesiredState,
+    LoadedModel,
+    Model,
+    ModelKey,
+    WaitingLane,
+)
+from mnemos.cortex.sql.choosing import WARM_MAY_OVERTAKE_SECONDS
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
 
@@ -119,6 +126,37 @@ async def test_many_who_ask_cost_one_look(tools: StoreTools, advice: Advice) -> 
         for _ in range(50):
             group.create_task(advice.advisor.models_for("wrk_a", set()))
     assert advice.looks == 1
+
+
+async def test_what_lies_on_the_disk_goes_behind_what_is_loaded_and_before_the_rest(
+    tools: StoreTools,
+) -> None:
+    await tools.register()
+    for family in ("cold", "on-disk", "loaded"):
+        await tools.submit(family=family)
+        tools.clock.turn(0.5)
+    loaded = [LoadedModel(ModelKey("loaded", "1", "transformers"))]
+    has: dict[str, Any] = {"models": loaded, "on_disk": {Model("on-disk", "1")}}
+    given = [(await tools.claim(**has))[0].job.family for _ in range(3)]
+    assert given == ["loaded", "on-disk", "cold"]
+
+    await tools.submit(family="cold")
+    tools.clock.turn(WARM_MAY_OVERTAKE_SECONDS)
+    await tools.submit(family="on-disk")
+    [first] = await tools.claim(**has)
+    assert first.job.family == "cold", "nothing waits for ever"
+
+
+async def test_a_worker_is_given_jobs_of_models_that_its_heartbeat_named(cortex: Cortex) -> None:
+    worker_id = await cortex.register()
+    for family in ("a", "b"):
+        await cortex.submit(model={"family": family, "version": "1", "runtime": "transformers"})
+    cached = [pb.CachedModel(family="b", version="1")]
+    await cortex.stub.Heartbeat(
+        pb.HeartbeatRequest(worker_id=worker_id, instance_id="one", cached_models=cached)
+    )
+    [leased] = await cortex.acquire()
+    assert leased.job.model.family == "b"
 
 
 async def test_a_heartbeat_is_answered_with_hints_where_they_are_wanted(cortex: Cortex) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
-from ..prefetching import Model
 from ..records import (
     AttemptRef,
     Chunk,
@@ -19,6 +19,7 @@ from ..records import (
     FinishedRow,
     HeartbeatRecord,
     LoadedModel,
+    Model,
     ModelKey,
     Registration,
     Release,
@@ -88,14 +89,15 @@ def models_had(request: pb.HeartbeatRequest) -> set[Model]:
     return loaded | {Model(model.family, model.version) for model in request.cached_models}
 
 
-def claim_request(request: pb.AcquireJobRequest) -> ClaimRequest:
-    """Read what a worker asks for."""
+def claim_request(request: pb.AcquireJobRequest, on_disk: Collection[Model] = ()) -> ClaimRequest:
+    """Read what a worker asks for, that has these models' files."""
     return ClaimRequest(
         worker_id=request.worker_id,
         max_jobs=min(request.max_jobs, 1024),
         instance_id=request.instance_id,
         request_id=request.request_id,
         models=[_loaded(model) for model in request.models],
+        on_disk=on_disk,
         memory_available_mb=_megabytes(request.memory_available_mb),
         gpu_memory_available_mb=_megabytes(request.gpu_memory_available_mb),
     )

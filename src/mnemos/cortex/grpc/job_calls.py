@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
@@ -18,6 +18,7 @@ from ..records import (
     Exchanged,
     Fence,
     LeasedJob,
+    Model,
     RefVerdict,
 )
 from ..store import AttemptStore, WorkerStore
@@ -42,6 +43,7 @@ class JobCalls:
         self._lease_seconds = lease_seconds
         self.fresh = FreshLeases(lease_seconds)
         self._runtimes: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._on_disk: dict[str, Collection[Model]] = {}
 
     def registered(self, worker_id: str, instance_id: str, runtimes: Sequence[str]) -> None:
         """A worker's process said what it offers."""
@@ -50,12 +52,21 @@ class JobCalls:
     def deregistered(self, worker_id: str, instance_id: str) -> None:
         """It is gone."""
         self._runtimes.pop((worker_id, instance_id), None)
+        self._on_disk.pop(worker_id, None)
+
+    def has_on_disk(self, worker_id: str, models: Collection[Model]) -> None:
+        """A worker said which models' files it has."""
+        self._on_disk[worker_id] = models
+
+    def claim_request(self, request: pb.AcquireJobRequest) -> ClaimRequest:
+        """Read what a worker asks for."""
+        return incoming.claim_request(request, self._on_disk.get(request.worker_id, ()))
 
     # ------------------------------------------------------------ jobs for a worker
 
     async def acquire(self, request: pb.AcquireJobRequest) -> pb.AcquireJobResponse:
         """Wait for jobs that fit, and lease them."""
-        wanted = incoming.claim_request(request)
+        wanted = self.claim_request(request)
         if wanted.max_jobs == 0:
             await self._store.touch_worker(wanted.worker_id)
             return pb.AcquireJobResponse()

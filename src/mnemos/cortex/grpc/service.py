@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from ..errors import CortexError
 from ..ids import new_id
 from ..notifier import Notifier, worker_topic
 from ..prefetching import PrefetchAdvisor
+from ..records import Model
 from ..suspicion import Suspector
 from . import incoming, outgoing
 from .job_calls import JobCalls, WorkerFacingStore
@@ -104,18 +105,20 @@ class CortexService(rpc.CortexServiceServicer):
     ) -> pb.HeartbeatResponse:
         """Note how a worker is; repeat what it has not acknowledged."""
         actions = await self._store.heartbeat(incoming.heartbeat(request))
+        on_disk = incoming.models_had(request)
+        self._jobs.has_on_disk(request.worker_id, on_disk)
         return pb.HeartbeatResponse(
             acknowledged=True,
             actions=[outgoing.action(action) for action in actions],
-            prefetch=await self._hints(request) if request.wants_hints else (),
+            prefetch=await self._hints(request.worker_id, on_disk) if request.wants_hints else (),
         )
 
-    async def _hints(self, request: pb.HeartbeatRequest) -> list[pb.ModelHint]:
+    async def _hints(self, worker_id: str, has: Collection[Model]) -> list[pb.ModelHint]:
         """What the worker had better fetch; the heartbeat counts whether that is known or not."""
         try:
-            hints = await self._advisor.models_for(request.worker_id, incoming.models_had(request))
+            hints = await self._advisor.models_for(worker_id, has)
         except CortexError as error:
-            _log.warning("heartbeat.no_hints", worker_id=request.worker_id, error=error.message)
+            _log.warning("heartbeat.no_hints", worker_id=worker_id, error=error.message)
             return []
         return [outgoing.model_hint(model) for model in hints]
 

@@ -139,7 +139,7 @@ class WorkStream:
                 case "renew":
                     self._answer(call.number, renewed=await calls.renew(call.renew))
                 case _:
-                    await self._wait_for_jobs(call, incoming.claim_request(call.acquire))
+                    await self._wait_for_jobs(call, calls.claim_request(call.acquire))
         except Exception as error:  # noqa: BLE001  the worker is told; the other calls go on
             self._refuse(call.number, error)
 
@@ -186,7 +186,7 @@ class WorkStream:
                 self._answer(call.number, renewed=confirmed)
                 del calls["renew"], told["renewals"]
         if call := calls.get("acquire"):
-            wanted = incoming.claim_request(call.acquire)
+            wanted = self._calls.claim_request(call.acquire)
             told |= {"worker_id": wanted.worker_id, "wanted": wanted}
         return Exchange(**told)
 

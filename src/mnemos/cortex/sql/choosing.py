@@ -1,9 +1,9 @@
 """Which jobs a worker is given.
 
-By priority; then what has waited long; then what the worker has loaded; then age. A job whose
-model another worker has loaded is left for that one a moment (see warm_peers). Only the heads of
-lanes that fit are looked at, and lanes with nothing queued are skipped over by the index, so a
-claim costs the same whether ten jobs wait or ten million.
+By priority; then what has waited long; then what the worker has loaded; then what lies on its
+disk; then age. A job whose model another worker has loaded is left for that one a moment (see
+warm_peers). Only the heads of lanes that fit are looked at, and lanes with nothing queued are
+skipped over by the index, so a claim costs the same whether ten jobs wait or ten million.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class Choice:
         self._fit = fit
         self._heads = heads
         self._loaded = {model.key: model for model in request.models}
+        self._on_disk = frozenset(request.on_disk)
         self._peers: WarmPeers | None = None
 
     def choose(self) -> None:
@@ -146,7 +147,8 @@ class Choice:
             if _fits(lane, self.request, self._fit, model):
                 warm = model is not None
                 rows = self._first(lane) if warm else self._left_over(lane)
-                heads.append([(_rank(row, self._tx.now, warm=warm), row) for row in rows])
+                chill = 1 if warm else 2 if self._has_files(lane) else 3
+                heads.append([(_rank(row, self._tx.now, chill), row) for row in rows])
         room = self.request.max_bytes
         ranked = merge(*heads, key=lambda head: head[0])
         for taken, (_, job) in enumerate(islice(ranked, self.request.max_jobs)):
@@ -154,6 +156,9 @@ class Choice:
             if taken and room < 0:
                 return
             yield job
+
+    def _has_files(self, lane: Row) -> bool:
+        return (lane["family"], lane["version"]) in self._on_disk
 
     def _first(self, lane: Row, more: int = 0) -> list[Row]:
         return self._heads.first(lane["lane_id"], self.request.max_jobs + more)
@@ -183,10 +188,9 @@ def _is_same(job: Row, row: Row | None) -> bool:
     return row is not None and bool(row["lane_id"] == job["lane_id"])
 
 
-def _rank(job: Row, now: float, *, warm: bool) -> tuple[int, int, int]:
+def _rank(job: Row, now: float, chill: int) -> tuple[int, int, int]:
     overdue = now - job["submitted_at"] >= WARM_MAY_OVERTAKE_SECONDS
-    temperature = 0 if overdue else 1 if warm else 2
-    return -job["priority"], temperature, job["seq"]
+    return -job["priority"], 0 if overdue else chill, job["seq"]
 
 
 def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None) -> bool:
