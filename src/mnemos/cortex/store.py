@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from .batches.store import FilesAndBatches
 from .numbers import QueueNumbers, Totals
 from .records import (
     ActionRecord,
@@ -235,6 +236,10 @@ class WorkerStore(Protocol):
 
 class Store(JobStore, AttemptStore, WorkerStore, RetentionStore, Protocol):
     """Everything CORTEX keeps."""
+
+    @property
+    def batches(self) -> FilesAndBatches:
+        """Files and batches."""
 
     async def check_writable(self) -> None:
         """Write and commit something small. Raises StorageUnavailableError, saying why."""

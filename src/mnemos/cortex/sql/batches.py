@@ -68,10 +68,9 @@ WHERE batch_id = :batch_id AND line > :after ORDER BY line LIMIT :limit
 
 def add(tx: Transaction, batch: Batch) -> None:
     """Store a new batch."""
-    columns = (
-        "batch_id endpoint input_file_id output_file_id error_file_id created_at expires_at state"
-    )
+    columns = "batch_id endpoint input_file_id output_file_id error_file_id created_at expires_at"
     values = {name: getattr(batch, name) for name in columns.split()}
+    values["state"] = batch.state.value
     values["metadata"] = json.dumps(dict(batch.metadata))
     values["progress"] = _progress_text(batch.progress)
     tx.run(_ADD, values)
