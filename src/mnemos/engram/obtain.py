@@ -67,31 +67,37 @@ async def obtain(
 
 
 async def _bring(load: Load, key_prefix: str, fetch: Fetch, watcher: Watcher) -> Hold:
-    forget = False
     try:
-        await in_thread(load.salvage, on_cancel=load.stop)
-        lacking = sum(file.size for file in await in_thread(lambda: load.lacking))
-        counter = _Counter(load, load.total_bytes - lacking, watcher)
-        if lacking:
-            watcher.begun(load.total_bytes - lacking, load.total_bytes)
-        while True:
-            claimed = await in_thread(load.claim)
-            if claimed.removed.models:
-                watcher.evicted(claimed.removed.models)
-            if claimed.files:
-                async with counter.counting() as count:
-                    await fetch(_wanted(claimed, key_prefix), count)
-                await in_thread(load.adopt, claimed)
-            elif claimed.waits:
-                watcher.waiting(claimed.percent)
-                await asyncio.sleep(POLL_SECONDS)
-            else:
-                return await in_thread(load.finish, undo=_close)
-    except EngramError as error:
-        forget = not error.retryable and not isinstance(error, AccessDeniedError)
-        raise
-    finally:
+        return await _fill(load, key_prefix, fetch, watcher)
+    except BaseException as error:
+        forget = isinstance(error, EngramError) and not _may_go_on(error)
         await in_thread(lambda: load.close(forget=forget))
+        raise
+
+
+def _may_go_on(error: EngramError) -> bool:
+    return error.retryable or isinstance(error, AccessDeniedError)
+
+
+async def _fill(load: Load, key_prefix: str, fetch: Fetch, watcher: Watcher) -> Hold:
+    await in_thread(load.salvage, on_cancel=load.stop)
+    lacking = sum(file.size for file in await in_thread(lambda: load.lacking))
+    counter = _Counter(load, load.total_bytes - lacking, watcher)
+    if lacking:
+        watcher.begun(load.total_bytes - lacking, load.total_bytes)
+    while True:
+        claimed = await in_thread(load.claim)
+        if claimed.removed.models:
+            watcher.evicted(claimed.removed.models)
+        if claimed.files:
+            async with counter.counting() as count:
+                await fetch(_wanted(claimed, key_prefix), count)
+            await in_thread(load.adopt, claimed)
+        elif claimed.waits:
+            watcher.waiting(claimed.percent)
+            await asyncio.sleep(POLL_SECONDS)
+        else:
+            return await in_thread(load.finish, undo=_close)
 
 
 def _wanted(claimed: Claimed, key_prefix: str) -> list[WantedFile]:

@@ -210,7 +210,11 @@ class ModelLoaderService:
         logger.info("model_cache_miss", model=model_key, message="Downloading from storage")
         self._check_size(model_key, manifest)
         held = await self._download_model(family, version, manifest, progress)
-        await self.note_usage()
+        try:
+            await self.note_usage()
+        except BaseException:
+            held.close()
+            raise
         logger.info("model_loaded", model=model_key, path=str(held.path))
         return held
 

@@ -190,6 +190,23 @@ async def test_a_cancelled_download_leaves_nothing(
     assert loader.cache.get("tiny:1") is None
 
 
+async def test_a_load_that_is_cancelled_anywhere_holds_nothing(
+    loader: ModelLoaderService,
+) -> None:
+    for turns in range(40):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(loader.load_model("tiny", "1"))
+            for _ in range(turns * turns):
+                await asyncio.sleep(0)
+            task.cancel()
+        loader.cache.artifacts.prune(0)
+        assert loader.cache.artifacts.entries() == [], "somebody still holds it"
+        loader.cache.artifacts.remove_strays(0)
+        assert nothing_left_behind(loader)
+
+    assert (await loader.load_model("tiny", "1")).exists()
+
+
 async def test_another_digest_is_fetched_anew(
     tmp_path: Path, loader: ModelLoaderService, genome: Genome
 ) -> None:
