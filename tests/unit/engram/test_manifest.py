@@ -224,6 +224,15 @@ async def test_an_archive_that_reads_two_ways_is_refused(
         await build_manifest(tmp_path)
 
 
+async def test_an_archive_that_hides_a_member_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        for member in ("m/hidden.py", *SCRIPT):
+            archive.writestr(member, b"x")
+        archive.filelist.pop(0)
+    with pytest.raises(ArtifactRefusedError, match="overlap or hide something"):
+        await build_manifest(tmp_path)
+
+
 async def test_a_missing_shard_is_named(model: Path) -> None:
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
