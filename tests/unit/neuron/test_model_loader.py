@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mnemos.engram.cache import ArtifactCache, Load
 from mnemos.engram.cache.inventory import take_inventory
 from mnemos.engram.fetch import CONNECTIONS, WantedFile
 from neuron.clients.engram_client import EngramClient
@@ -23,6 +25,7 @@ from neuron.errors import (
 )
 from neuron.services.model_loader import ModelLoaderService
 from neuron.services.model_manifest import parse_manifest
+from neuron.utils.metrics import WorkerMetrics
 
 CONTENT = {"config.json": b"{}", "weights/part.bin": b"x" * 5000}
 
@@ -190,21 +193,52 @@ async def test_a_cancelled_download_leaves_nothing(
     assert loader.cache.get("tiny:1") is None
 
 
-async def test_a_load_that_is_cancelled_anywhere_holds_nothing(
-    loader: ModelLoaderService,
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (ArtifactCache, "hold"),
+        (ArtifactCache, "begin"),
+        (Load, "salvage"),
+        (Load, "claim"),
+        (Load, "adopt"),
+        (Load, "finish"),
+        (ArtifactCache, "usage"),
+    ],
+)
+async def test_a_load_that_is_cancelled_at_any_step_holds_nothing(
+    tmp_path: Path,
+    genome: Genome,
+    engram: CountingEngram,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    step: str,
 ) -> None:
-    for turns in range(40):
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(loader.load_model("tiny", "1"))
-            for _ in range(turns * turns):
-                await asyncio.sleep(0)
-            task.cancel()
-        loader.cache.artifacts.prune(0)
-        assert loader.cache.artifacts.entries() == [], "somebody still holds it"
-        loader.cache.artifacts.remove_strays(0)
-        assert nothing_left_behind(loader)
+    settings = Settings(model_cache_dir=tmp_path / "cache")
+    loader = ModelLoaderService(settings, genome, engram, WorkerMetrics())
+    loop = asyncio.get_running_loop()
+    original = getattr(owner, step)
+    was_cancelled = threading.Event()
 
+    def cancel() -> None:
+        task.cancel()
+        loop.call_soon(loop.call_soon, was_cancelled.set)  # once the task has heard of it
+
+    def cancelled_meanwhile(self: Any, *given: Any) -> Any:
+        if not was_cancelled.is_set():
+            loop.call_soon_threadsafe(cancel)
+            assert was_cancelled.wait(10)
+        return original(self, *given)
+
+    monkeypatch.setattr(owner, step, cancelled_meanwhile)
+    task = loop.create_task(loader.load_model("tiny", "1"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await asyncio.to_thread(was_cancelled.wait, 10)
+    loader.cache.artifacts.prune(0)
+    assert loader.cache.artifacts.entries() == [], "somebody still holds it"
     assert (await loader.load_model("tiny", "1")).exists()
+    assert nothing_left_behind(loader)
 
 
 async def test_another_digest_is_fetched_anew(
