@@ -120,6 +120,7 @@ class Fleet:
             "CORTEX_DATA_DIR": str(self.data_dir),
             "CORTEX_DATABASE_URL": self.database_url or "",
             "CORTEX_LEASE_SECONDS": str(self.lease_seconds),
+            "CORTEX_MAX_LOST_WORKERS": "50",
             "CORTEX_HTTP_PORT": str(replica.http_port),
             "CORTEX_GRPC_PORT": str(replica.grpc_port),
         }

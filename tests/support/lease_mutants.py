@@ -91,6 +91,18 @@ MUTANTS: dict[str, Change] = {
         "engine_crashes=job.engine_crashes + 1)",
         "engine_crashes=job.engine_crashes)",
     ),
+    "lost workers are not counted": (
+        "lost_workers=job.lost_workers + 1)",
+        "lost_workers=job.lost_workers)",
+    ),
+    "a job loses worker after worker": (
+        "lost=job.lost_workers, most_lost=most_lost,",
+        "lost=1, most_lost=most_lost,",
+    ),
+    "a lost worker is charged": (
+        "        decision = _decide_after_loss(job, most_lost, random)\n",
+        "        decision = _decide(job, code, by_nature, engine_jobs, random)\n",
+    ),
     "a hand-back is charged": (
         "    again = _pending(job, now, job.retries_used, message)\n",
         "    again = _pending(job, now, job.retries_used + 1, message)\n",
@@ -114,6 +126,10 @@ MUTANTS: dict[str, Change] = {
     "a retry by hand leaves old attempts their right": (
         "engine_crashes=0, void_attempts=job.attempt)",
         "engine_crashes=0)",
+    ),
+    "a retry by hand keeps what was lost": (
+        "replace(job, lost_workers=0, engine_crashes=0",
+        "replace(job, engine_crashes=0",
     ),
     "a retry by hand keeps what was charged": (
         '_pending(fresh, now, 0, "retried by hand")',

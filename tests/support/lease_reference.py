@@ -41,6 +41,7 @@ class ReferenceCortex:
             "deadline": None,
             "retries": 0,
             "deaths": 0,
+            "lost": 0,
             "code": None,
             "max_retries": max_retries,
             "codes": codes,
@@ -194,12 +195,13 @@ class ReferenceCortex:
         return "accepted"
 
     def retry_by_hand(self, job_id: str) -> str:
-        """Retries, engine deaths, tokens count anew; earlier attempts count no more."""
+        """Retries, deaths and losses, tokens count anew; earlier attempts count no more."""
         job = self.jobs[job_id]
         if job["state"] not in ("failed", "cancelled", "timeout"):
             return "stale"
         job["retries"] = 0
         job["deaths"] = 0
+        job["lost"] = 0
         job["void"] = job["attempt"]
         job["kept"] = "nothing"
         self._queue(job, self.now)
@@ -249,6 +251,13 @@ class ReferenceCortex:
         if job["cancelling"]:
             self._finish(job, "cancelled", "cancelled")
             return
+        if end == "lost":
+            job["lost"] += 1
+            if job["max_retries"] == 0 or job["lost"] == 3:
+                self._finish(job, "failed", code)
+            else:
+                self._queue(job, self.now + self._back_off(job, job["lost"] - 1))
+            return
         if code == "engine_crashed":
             job["deaths"] += 1
             if together == 1 and job["deaths"] >= 2:
@@ -269,8 +278,6 @@ class ReferenceCortex:
             job["kept"] = "partial"
 
     def _may_be_retried(self, job: dict[str, Any], code: str, retryable: bool) -> bool:
-        if code == "worker_lost":
-            return True
         if job["codes"]:
             return code in job["codes"]
         return retryable and code != "timeout"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mnemos.cortex.records import Fence
-from mnemos.cortex.state_machine import TERMINAL, TRANSITIONS, JobState, Outcome
+from mnemos.cortex.state_machine import MAX_LOST_WORKERS, TERMINAL, TRANSITIONS, JobState, Outcome
 
 FROM_WORKERS = frozenset({"Renew", "Say", "Append", "Report", "Release"})
 """The events that are fenced."""
@@ -36,7 +36,7 @@ def check_step(before: Any, event: Any, step: Any, given_to: str | None, now: fl
     _check_shape(step.job)
     _check_state(before, kind, step)
     _check_chunks(before, kind, event, step)
-    _check_charges(before, kind, step.job)
+    _check_charges(before, kind, step)
     _check_leases(before, kind, step.job, now)
     if kind in FROM_WORKERS:
         _check_fence(before, kind, event, step, given_to)
@@ -88,16 +88,26 @@ def _check_chunks(before: Any, kind: str, event: Any, step: Any) -> None:
     demand(step.job.next_chunk == before.next_chunk + len(numbers), "each is counted", step)
 
 
-def _check_charges(before: Any, kind: str, after: Any) -> None:
+def _check_charges(before: Any, kind: str, step: Any) -> None:
+    after = step.job
     if kind == "RetryByHand":
         if after is not before:
-            fresh = (after.retries_used, after.engine_crashes, after.void_attempts)
-            demand(fresh == (0, 0, before.attempt), "a retry by hand counts anew", before, after)
+            counts = (after.retries_used, after.engine_crashes, after.lost_workers)
+            fresh = (*counts, after.void_attempts)
+            demand(fresh == (0, 0, 0, before.attempt), "a retry by hand counts anew", before, after)
         return
     charged = after.retries_used - before.retries_used
     demand(charged in {0, 1}, "at most one retry is charged", before, after)
     demand(after.retries_used <= after.policy.max_retries, "retries are bounded", after)
     demand(after.engine_crashes >= before.engine_crashes, "deaths are not forgotten", after)
+    is_lost = step.ended is not None and step.ended.outcome is Outcome.LOST
+    demand(not is_lost or not charged, "a lost worker costs no retry", before, after)
+    if after.state is JobState.CANCELLED:
+        return
+    lost = after.lost_workers - before.lost_workers
+    demand(lost == is_lost, "each lost worker is counted, and nothing else is", before, after)
+    few = after.lost_workers < MAX_LOST_WORKERS or after.state is JobState.FAILED
+    demand(few or not is_lost, "a job does not lose worker after worker", before, after)
 
 
 def _check_leases(before: Any, kind: str, after: Any, now: float) -> None:

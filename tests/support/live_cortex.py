@@ -106,7 +106,7 @@ class LiveCortex:
 @asynccontextmanager
 async def live_cortex(folder: Path, **settings: object) -> AsyncIterator[LiveCortex]:
     """Run CORTEX until the context ends; `settings` are CortexSettings'."""
-    cortex = LiveCortex(folder, settings)
+    cortex = LiveCortex(folder, {"max_lost_workers": 50, **settings})
     async with cortex.http:
         try:
             await cortex.start()

@@ -98,10 +98,11 @@ def _fields(job: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("worker", job.get("worker_id")),
         ("retries", f"{job.get('retries_used', 0)} used"),
     ]
-    crashes = job.get("engine_crashes")
+    crashes, lost = job.get("engine_crashes"), job.get("lost_workers")
     optional = (
         ("type", _unusual_type(job)),
         ("engines", f"{crashes} died under this job" if crashes else None),
+        ("workers", f"{lost} lost under this job" if lost else None),
         ("group", job.get("group")),
         ("key", job.get("idempotency_key")),
         ("message", job.get("status_message")),

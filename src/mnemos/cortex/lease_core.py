@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from .records import Fence
 from .state_machine import (
     ACTIVE,
+    MAX_LOST_WORKERS,
     RETRYABLE_BY_HAND,
     TERMINAL,
     TRANSITIONS,
@@ -30,6 +31,7 @@ from .state_machine import (
     check_transition,
     decide_after_engine_death,
     decide_after_failure,
+    decide_after_lost_worker,
 )
 
 Random = Callable[[], float]
@@ -63,6 +65,8 @@ class Job:
     """When the attempt's timeout is over."""
     retries_used: int = 0
     engine_crashes: int = 0
+    lost_workers: int = 0
+    """How many workers were lost while they held it."""
     void_attempts: int = 0
     """Attempts up to this one count no more: a person had the job tried anew."""
     status_message: str | None = None
@@ -169,7 +173,9 @@ class Grace:
 
 @dataclass(frozen=True, slots=True)
 class LeaseCheck:
-    """Is its lease over?"""
+    """Is its lease over? A job that lost `most_lost` workers by then is not tried again."""
+
+    most_lost: int = MAX_LOST_WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +187,10 @@ class DeadlineCheck:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGone:
-    """Its worker is known to be gone."""
+    """Its worker is known to be gone; a job that lost `most_lost` by then is not tried again."""
 
     reason: str
+    most_lost: int = MAX_LOST_WORKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,16 +436,23 @@ def _grace(job: Job, event: Grace, now: float, random: Random) -> Step:
 def _lease_check(job: Job, event: LeaseCheck, now: float, random: Random) -> Step:
     if not job.is_held or job.lease_expires_at is None or job.lease_expires_at > now:
         return Step(job)
-    return _lose(job, "its worker stopped renewing the lease", now, random)
+    return _lose(job, "its worker stopped renewing the lease", event.most_lost, now, random)
 
 
 def _worker_gone(job: Job, event: WorkerGone, now: float, random: Random) -> Step:
-    return _lose(job, event.reason, now, random) if job.is_held else Step(job)
+    return _lose(job, event.reason, event.most_lost, now, random) if job.is_held else Step(job)
 
 
-def _lose(job: Job, reason: str, now: float, random: Random) -> Step:
-    error = f"worker {job.worker_id} was lost: {reason}"
-    return _fail(job, now, random, outcome=Outcome.LOST, code="worker_lost", error=error)
+def _lose(job: Job, reason: str, most_lost: int, now: float, random: Random) -> Step:
+    return _fail(
+        job,
+        now,
+        random,
+        outcome=Outcome.LOST,
+        code="worker_lost",
+        error=f"worker {job.worker_id} was lost: {reason}",
+        most_lost=most_lost,
+    )
 
 
 def _deadline_check(job: Job, event: DeadlineCheck, now: float, random: Random) -> Step:
@@ -467,7 +481,7 @@ def _retry_by_hand(job: Job, event: RetryByHand, now: float, random: Random) -> 
     """Queue an ended job again, with all its retries before it and nothing of its past."""
     if job.state not in RETRYABLE_BY_HAND:
         return Step(job, Fence.STALE)
-    fresh = replace(job, engine_crashes=0, void_attempts=job.attempt)
+    fresh = replace(job, lost_workers=0, engine_crashes=0, void_attempts=job.attempt)
     again = _pending(fresh, now, 0, "retried by hand")
     return Step(again, lines=(_line(again, "retried by hand"),), forgets=True)
 
@@ -510,6 +524,7 @@ def _fail(
     by_nature: bool = True,
     reported: bool = False,
     engine_jobs: int = 0,
+    most_lost: int = 0,
 ) -> Step:
     """End an attempt that brought nothing, and say what becomes of the job.
 
@@ -520,17 +535,33 @@ def _fail(
         return _not_again(job, end, Fence.ACCEPTED)
     if code == "engine_crashed":
         job = replace(job, engine_crashes=job.engine_crashes + 1)
-    decision = _decide(job, code, by_nature, engine_jobs, random)
+    if outcome is Outcome.LOST:
+        job = replace(job, lost_workers=job.lost_workers + 1)
+        decision = _decide_after_loss(job, most_lost, random)
+    else:
+        decision = _decide(job, code, by_nature, engine_jobs, random)
     if decision.state is JobState.PENDING:
         message = f"attempt {job.attempt} ended: {error}"
         again = _pending(job, now + decision.delay_seconds, decision.retries_used, message)
         return Step(again, lines=(_line(again, message),), ended=end)
     if decision.poisonous:
-        error = f"the engine died {job.engine_crashes} times under this job; last: {error}"
+        error = f"{_poison_words(job, outcome)}; last: {error}"
     retryable = by_nature and not decision.poisonous
     done = _ended(job, decision.state, code, error, retryable=retryable)
     keep = Keep.PARTIAL if done.state is JobState.TIMEOUT and reported else Keep.NOTHING
     return Step(done, lines=(_line(done, error),), ended=end, keep=keep)
+
+
+def _poison_words(job: Job, outcome: Outcome) -> str:
+    if outcome is Outcome.LOST:
+        return f"{job.lost_workers} workers were lost while this job ran on them"
+    return f"the engine died {job.engine_crashes} times under this job"
+
+
+def _decide_after_loss(job: Job, most_lost: int, random: Random) -> Decision:
+    return decide_after_lost_worker(
+        job.policy, job.retries_used, lost=job.lost_workers, most_lost=most_lost, random=random
+    )
 
 
 def _decide(

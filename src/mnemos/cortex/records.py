@@ -112,6 +112,7 @@ class JobRecord:
     attempt: int
     retries_used: int
     engine_crashes: int
+    lost_workers: int
     worker_id: str | None
     status_message: str | None
     cancel_requested: bool

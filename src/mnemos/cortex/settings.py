@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .big_results import DEFAULT_BUCKET
+from .state_machine import MAX_LOST_WORKERS
 
 
 class CortexSettings(BaseSettings):
@@ -48,6 +49,8 @@ class CortexSettings(BaseSettings):
     """Its log is dropped so long after its end, at the latest with it; 0 or none: with it."""
     timeout_grace_seconds: float = Field(default=10.0, ge=0)
     """How long after a job's timeout CORTEX ends the attempt itself."""
+    max_lost_workers: int = Field(default=MAX_LOST_WORKERS, ge=2, le=1000)
+    """So many workers lost under a job are taken for its doing: it is not tried again."""
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

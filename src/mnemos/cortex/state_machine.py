@@ -126,7 +126,7 @@ class Decision:
     delay_seconds: float = 0.0
     retries_used: int = 0
     poisonous: bool = False
-    """The job itself kills engines; it is not to be tried again."""
+    """The job itself kills engines or workers; it is not to be tried again."""
 
 
 def backoff_seconds(policy: RetryPolicy, retries_used: int, random: Callable[[], float]) -> float:
@@ -163,6 +163,38 @@ def decide_after_failure(
         return Decision(JobState.PENDING, delay, retries_used + 1)
     end = JobState.TIMEOUT if code == "timeout" else JobState.FAILED
     return Decision(end, retries_used=retries_used)
+
+
+MAX_LOST_WORKERS = 3
+"""So many workers lost under a job are taken for its doing."""
+
+
+def runs_apart(lost_workers: int, most_lost: int) -> bool:
+    """Say whether one more lost worker would end a job for good.
+
+    A worker has one such job at a time: so a job that kills workers is found out by the loss of
+    one on which nobody else is at the end of its tether.
+    """
+    return lost_workers > 0 and lost_workers + 1 >= most_lost
+
+
+def decide_after_lost_worker(
+    policy: RetryPolicy,
+    retries_used: int,
+    *,
+    lost: int,
+    most_lost: int,
+    random: Callable[[], float],
+) -> Decision:
+    """Say what becomes of a job whose worker was lost; `lost` of them by now, this one included.
+
+    The loss says little about the job, and costs no retry. A job that may not be retried at all
+    is not run twice for that either.
+    """
+    if policy.max_retries == 0 or lost >= most_lost:
+        poisonous = policy.max_retries > 0
+        return Decision(JobState.FAILED, retries_used=retries_used, poisonous=poisonous)
+    return Decision(JobState.PENDING, backoff_seconds(policy, lost - 1, random), retries_used)
 
 
 POISON_DEATHS = 2

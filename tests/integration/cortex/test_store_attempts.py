@@ -91,7 +91,7 @@ async def test_a_renewed_lease_lives_and_another_ends(tools: StoreTools) -> None
     tools.clock.turn(0.02)
     assert (await tools.store.reap()).leases_expired == 1
     job = await tools.store.get_job(job_id)
-    assert (job.status, job.retries_used, job.worker_id) == (JobState.PENDING, 1, None)
+    assert (job.status, job.lost_workers, job.worker_id) == (JobState.PENDING, 1, None)
     [attempt] = await tools.store.get_attempts(job_id)
     assert (attempt.outcome, attempt.error_code) == ("lost", "worker_lost")
     assert (await tools.store.totals()).leases_expired == 1

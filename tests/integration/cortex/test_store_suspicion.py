@@ -36,7 +36,7 @@ async def test_leases_of_a_suspected_worker_end_soon_and_no_others(tools: StoreT
 
     assert await lasts(tools, held, SOON)
     assert (await tools.store.get_job(other)).status is JobState.ACQUIRED
-    assert (await tools.store.get_job(held[0])).retries_used == 1
+    assert (await tools.store.get_job(held[0])).lost_workers == 1
 
 
 async def test_a_renewal_gives_the_whole_lease_again(tools: StoreTools) -> None:

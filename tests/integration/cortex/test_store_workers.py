@@ -109,7 +109,7 @@ async def test_a_new_instance_loses_the_jobs_of_the_old_one_at_once(tools: Store
     job_id = await tools.hold()
     await tools.register(instance="two")
     job = await tools.store.get_job(job_id)
-    assert (job.status, job.retries_used) == (JobState.PENDING, 1)
+    assert (job.status, job.retries_used, job.lost_workers) == (JobState.PENDING, 0, 1)
     [attempt] = await tools.store.get_attempts(job_id)
     assert attempt.outcome == "lost"
 

@@ -74,7 +74,7 @@ async def record(cortex: Cortex, job_id: str) -> JobRecord:
 
 async def goes_back(cortex: Cortex, job_id: str) -> None:
     async def is_lost() -> bool:
-        return (await record(cortex, job_id)).retries_used == 1
+        return (await record(cortex, job_id)).lost_workers == 1
 
     await eventually(is_lost, "the job was taken from its worker", seconds=5)
 
@@ -93,7 +93,7 @@ async def still_holds(cortex: Cortex, job_id: str) -> bool:
     soon = asyncio.get_running_loop().time() + 1
     while asyncio.get_running_loop().time() < soon:
         await cortex.server.reaper.run_once()
-        if (await record(cortex, job_id)).retries_used:
+        if (await record(cortex, job_id)).lost_workers:
             return False
     return True
 
@@ -192,7 +192,7 @@ async def test_the_end_of_cortex_makes_nobody_suspect(settings: CortexSettings) 
             assert await stream.read() is grpc.aio.EOF
         assert shortened == []
     async with running_cortex(settings) as again:
-        assert (await record(again, job_id)).retries_used == 0
+        assert (await record(again, job_id)).lost_workers == 0
 
 
 def _watched(cortex: Cortex) -> list[object]:
@@ -216,6 +216,6 @@ async def test_a_connection_that_died_in_silence_is_noticed(cortex: Cortex) -> N
         proxy.hold()
 
         async def is_lost() -> bool:
-            return (await record(cortex, job_id)).retries_used == 1
+            return (await record(cortex, job_id)).lost_workers == 1
 
         await eventually(is_lost, "the silence was noticed", seconds=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lease_ledger import Ledger, Line
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .world import World
 
 ENGINES_A_POISON_MAY_KILL = 3
+WORKERS_A_JOB_MAY_KILL = 3
 ROUNDING_SECONDS = 1e-6
 
 
@@ -35,6 +37,8 @@ class Books:
         self._heard_at: dict[str, float] = {}
         self._working: dict[str, list[tuple[Worker, Run]]] = {}
         self._deaths: dict[tuple[str, int], set[int]] = {}
+        self._killed_by: dict[tuple[str, int], tuple[str, int]] = {}
+        """Attempts whose worker was killed, and the job that did it; by hand it begins anew."""
         self.claims = 0
         self.retries = 0
 
@@ -68,6 +72,8 @@ class Books:
             self._look_at_report(job_id, spec, before, event, step)
         elif kind != "Renew":
             fired[f"{kind}{' while held' if kind == 'Cancel' and before.is_held else ''}"] += 1
+        if step.ended is not None and step.ended.outcome is Outcome.LOST:
+            self._check_blame(job_id, step.job)
         if before.cancel_requested and step.job.state in TERMINAL:
             fired[f"told to stop, ended by {kind}"] += 1
 
@@ -88,6 +94,22 @@ class Books:
             before,
             f"{since:.3f} s",
         )
+
+    def _check_blame(self, job_id: str, job: Any) -> None:
+        """A job that kills workers is stopped, and none of its neighbours with it."""
+        tries = range(job.void_attempts + 1, job.attempt + 1)
+        blamed = [self._killed_by.get((job_id, attempt)) for attempt in tries]
+        itself = job_id, job.void_attempts
+        kills = blamed.count(itself)
+        demand(kills <= WORKERS_A_JOB_MAY_KILL, "who kills workers is stopped", job_id, blamed)
+        if job.state is JobState.FAILED and job.policy.max_retries:
+            others = {name: blamed.count(name) for name in set(blamed) - {None, itself}}
+            demand(
+                all(count < WORKERS_A_JOB_MAY_KILL for count in others.values()),
+                "a job is not parked for what one neighbour did",
+                *(job_id, blamed),
+            )
+            self._world.fired["parked for lost workers"] += 1
 
     def _look_at_report(self, job_id: str, spec: Spec, before: Any, event: Any, step: Any) -> None:
         record = self.ledger.records[job_id]
@@ -150,6 +172,12 @@ class Books:
         pairs = self._working.get(run.job_id, [])
         if (worker, run) in pairs:
             pairs.remove((worker, run))
+
+    def kills(self, run: Run, runs: Mapping[tuple[str, int], Run]) -> None:
+        """A job kills its worker, and with it all that the worker was doing."""
+        void = self.ledger.records[run.job_id].job.void_attempts
+        for ref in runs:
+            self._killed_by[ref] = run.job_id, void if run.attempt > void else -1
 
     # ------------------------------------------------------------ what is so at the end
 

@@ -10,7 +10,7 @@ from lease_ledger import Ledger, Line, Record
 from lease_rules import demand
 
 from mnemos.cortex.records import Fence
-from mnemos.cortex.state_machine import TERMINAL, JobState
+from mnemos.cortex.state_machine import MAX_LOST_WORKERS, TERMINAL, JobState, runs_apart
 
 from .books import Books
 from .flaws import Flaws
@@ -236,7 +236,19 @@ class SimulatedCortex:
         ]
         if due and worker_id in self.at_next_lease:
             self._world.after(0, self.at_next_lease.pop(worker_id))
+        if not self._flaws.mixes_suspects:
+            due = self._with_one_suspect(worker_id, due)
         return [self._lease(worker_id, job_id, record) for job_id, record in due[:slots]]
+
+    def _with_one_suspect(
+        self, worker_id: str, due: Sequence[tuple[str, Record]]
+    ) -> list[tuple[str, Record]]:
+        """Those that may run beside one another, and what the worker has."""
+        has_one = any(_is_suspect(self.ledger.records[one]) for one in self._held_by(worker_id))
+        suspects = [job_id for job_id, record in due if _is_suspect(record)]
+        left_out = set(suspects if has_one else suspects[1:])
+        self._world.fired["suspect left for another worker"] += len(left_out)
+        return [(job_id, record) for job_id, record in due if job_id not in left_out]
 
     def _lease(self, worker_id: str, job_id: str, record: Record) -> Leased:
         spec, job = self.specs[job_id], record.job
@@ -288,3 +300,7 @@ class SimulatedCortex:
         """An attempt is handed back."""
         verdict: Fence = self._do(ref[0], self.core.Release(worker_id, ref[1])).verdict
         return verdict
+
+
+def _is_suspect(record: Record) -> bool:
+    return runs_apart(record.job.lost_workers, MAX_LOST_WORKERS)

@@ -96,6 +96,7 @@ class Faults:
 
     def _start_worker(self, disk: Disk, name: str) -> None:
         worker = self._new_worker(disk, name)
+        worker.on_killed = partial(self._kill_by_job, worker)
         self.workers.append(worker)
         worker.start()
 
@@ -104,6 +105,13 @@ class Faults:
             self._world.fired["worker killed"] += 1
             self._world.note(worker.name, "is killed")
             self._end(worker)
+
+    def _kill_by_job(self, worker: Worker) -> None:
+        self._world.fired["worker killed by a job"] += 1
+        self._world.note(worker.name, "is killed by a job")
+        self._end(worker)
+        if self._are_over:
+            self._restart_all_down()
 
     def _end(self, worker: Worker) -> None:
         """Its process is gone; another one begins with its disk."""

@@ -20,6 +20,8 @@ class Flaws:
     """A worker begins before its first renewal has succeeded."""
     reports_before_tokens: bool = False
     """A worker reports before its tokens are acknowledged."""
+    mixes_suspects: bool = False
+    """CORTEX gives a worker several jobs of which each may be the one that kills workers."""
 
 
 FLAWS: Mapping[str, Flaws] = {
@@ -28,4 +30,5 @@ FLAWS: Mapping[str, Flaws] = {
     "no lease timer on the worker": Flaws(has_no_lease_timer=True),
     "begun before the first renewal": Flaws(begins_unconfirmed=True),
     "reported before the tokens": Flaws(reports_before_tokens=True),
+    "suspects run together": Flaws(mixes_suspects=True),
 }

@@ -23,7 +23,7 @@ RETRIED_SHARE = 0.7
 """Of the jobs that ended otherwise than completed, by hand, once."""
 RETRIED_IN_VAIN_SHARE = 0.1
 """Of those that completed."""
-TROUBLES = (*("none",) * 5, "long", "long", "fails", "fails always", "poison", "too long")
+TROUBLES = (*("none",) * 5, "long", "long", "fails", "fails always", "poison", "killer", "too long")
 LENGTHS = {"long": 40, "too long": 200}
 """In tokens; a lease is over while a long one is drawn."""
 
@@ -126,6 +126,7 @@ def some_spec(world: World, key: str) -> Spec:
         continues=world.chance(0.6),
         streams=world.chance(0.5),
         poison=trouble == "poison",
+        killer=trouble == "killer",
         failing_attempts={"fails": 2, "fails always": 99}.get(trouble, 0),
         timeout_seconds=8.0 if trouble == "too long" else 60.0,
         policy=policy,

@@ -31,6 +31,8 @@ class Spec:
     streams: bool
     poison: bool = False
     """It kills each engine that draws its second token."""
+    killer: bool = False
+    """It kills each worker that draws its second token."""
     failing_attempts: int = 0
     """So many attempts fail, in a way that may be retried."""
     timeout_seconds: float = 60.0

@@ -90,6 +90,8 @@ class Worker(Process):
         self.runs: dict[Ref, Run] = {}
         self.at_next_end: Deed | None = None
         """What is to happen just before it says how an attempt ended."""
+        self.on_killed: Deed = self.die
+        """What happens when a job kills it."""
         self._network = network
         self._cortex = cortex
         self._books = books
@@ -259,7 +261,10 @@ class Worker(Process):
             run.drawn += 1
             run.entry.tokens.append(token)
             self._send_tokens(run.entry, len(run.entry.tokens) - 1)
-        if (spec.poison and run.drawn == 2) or self.world.chance(self._engine_death()):
+        if spec.killer and run.drawn == 2:
+            self._books.kills(run, self.runs)
+            self.on_killed()
+        elif (spec.poison and run.drawn == 2) or self.world.chance(self._engine_death()):
             self._engine_dies(run)
         elif run.attempt <= spec.failing_attempts:
             self._end(run, Said(JobState.FAILED, code="out_of_memory", retryable=True))

@@ -18,7 +18,9 @@ from mnemos.cortex.state_machine import (
     check_transition,
     decide_after_engine_death,
     decide_after_failure,
+    decide_after_lost_worker,
     mermaid,
+    runs_apart,
 )
 
 ALLOWED = {
@@ -94,7 +96,6 @@ def test_a_failure_that_is_not_retryable_ends_the_job_at_once() -> None:
 def test_the_last_retry_is_the_last() -> None:
     assert _decide(RetryPolicy(max_retries=2), 1, "internal").state is JobState.PENDING
     assert _decide(RetryPolicy(max_retries=2), 2, "internal").state is JobState.FAILED
-    assert _decide(RetryPolicy(max_retries=0), 0, "worker_lost").state is JobState.FAILED
 
 
 def test_named_codes_alone_are_retried() -> None:
@@ -103,9 +104,24 @@ def test_named_codes_alone_are_retried() -> None:
     assert _decide(policy, 0, "engine_crashed").state is JobState.FAILED
 
 
-def test_a_lost_worker_is_always_worth_a_retry() -> None:
-    policy = RetryPolicy(retryable_codes=("out_of_memory",))
-    assert _decide(policy, 0, "worker_lost").state is JobState.PENDING
+def _decide_loss(lost: int, *, used: int = 0, max_retries: int = 3) -> Decision:
+    policy = RetryPolicy(max_retries=max_retries, retryable_codes=("out_of_memory",))
+    return decide_after_lost_worker(policy, used, lost=lost, most_lost=3, random=lambda: 0.5)
+
+
+def test_a_lost_worker_is_always_worth_another_try_and_never_charged() -> None:
+    for used in (0, 3):
+        assert _decide_loss(1, used=used) == Decision(JobState.PENDING, 0.5, used)
+        assert _decide_loss(2, used=used) == Decision(JobState.PENDING, 1.0, used)
+        poison = Decision(JobState.FAILED, retries_used=used, poisonous=True)
+        assert _decide_loss(3, used=used) == poison
+    assert _decide_loss(1, max_retries=0) == Decision(JobState.FAILED)
+
+
+def test_a_job_runs_apart_when_one_more_lost_worker_would_end_it() -> None:
+    assert [runs_apart(lost, 3) for lost in range(4)] == [False, False, True, True]
+    assert [runs_apart(lost, 2) for lost in range(3)] == [False, True, True]
+    assert not runs_apart(0, 1)
 
 
 def test_a_timeout_is_an_end_of_its_own_unless_the_policy_names_it() -> None:

@@ -45,7 +45,7 @@ class Job(BaseModel):
     """A job. Lists leave out input, result, output_metadata and metrics unless asked.
 
     A cancelled or timed-out job has the result that it had got to, if its worker told.
-    `engine_crashes` is there where engines died under the job.
+    `engine_crashes` is there where engines died under the job, `lost_workers` where workers did.
     """
 
     job_id: str
@@ -64,6 +64,7 @@ class Job(BaseModel):
     attempt: int
     retries_used: int
     engine_crashes: int | None = None
+    lost_workers: int | None = None
     worker_id: str | None
     status_message: str | None
     cancel_requested: bool

@@ -202,6 +202,7 @@ def _as_stored(new: NewJob, submitted_at: float) -> JobRecord:
         attempt=0,
         retries_used=0,
         engine_crashes=0,
+        lost_workers=0,
         worker_id=None,
         status_message=None,
         cancel_requested=False,

@@ -64,6 +64,8 @@ def job_view(job: JobRecord, *, full: bool = True) -> dict[str, Any]:
     }
     if job.engine_crashes:
         view["engine_crashes"] = job.engine_crashes
+    if job.lost_workers:
+        view["lost_workers"] = job.lost_workers
     if full:
         view["input"] = _raw(job.input, "{}")
         view["result"] = _raw(job.result, "null")

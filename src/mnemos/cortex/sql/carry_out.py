@@ -67,14 +67,15 @@ _MOVED = Many(
 _REQUEUED_COLUMNS = """
     status = 'pending', delayed = :is_delayed, available_at = :available, worker_id = NULL,
     lease_expires_at = NULL, deadline_at = NULL, cancel_requested = FALSE,
-    retries_used = :retries, engine_crashes = :deaths, status_message = :message,
-    next_event = :line
+    retries_used = :retries, engine_crashes = :deaths, lost_workers = :losses,
+    status_message = :message, next_event = :line
 """
 _REQUEUED_TYPES = {
     "is_delayed": BOOL,
     "available": FLOAT,
     "retries": INT,
     "deaths": INT,
+    "losses": INT,
     "message": TEXT,
     "line": INT,
     "seq": INT,
@@ -93,7 +94,8 @@ WHERE jobs.seq = :seq
 )
 _ENDED_COLUMNS = """
     status = :state, finished_at = :now, status_message = NULL, error_code = :code,
-    error = :sentence, error_retryable = :again, engine_crashes = :deaths, next_event = :line
+    error = :sentence, error_retryable = :again, engine_crashes = :deaths,
+    lost_workers = :losses, next_event = :line
 """
 _ENDED_TYPES = {
     "state": TEXT,
@@ -102,6 +104,7 @@ _ENDED_TYPES = {
     "sentence": TEXT,
     "again": BOOL,
     "deaths": INT,
+    "losses": INT,
     "line": INT,
     "seq": INT,
 }
@@ -325,7 +328,7 @@ def _requeued(loaded: LoadedJob) -> tuple[Many, Values]:
     job = loaded.job
     row = (
         *(loaded.delayed, job.available_at, job.retries_used, job.engine_crashes),
-        *(job.status_message, loaded.next_event, loaded.seq),
+        *(job.lost_workers, job.status_message, loaded.next_event, loaded.seq),
     )
     return _REQUEUED if loaded.before.is_held else _REVIVED, row
 
@@ -334,7 +337,7 @@ def _ended(loaded: LoadedJob, now: float) -> tuple[Many, Values]:
     job = loaded.job
     row = (
         *(job.state.value, now, job.error_code, job.error, job.error_retryable),
-        *(job.engine_crashes, loaded.next_event, loaded.seq),
+        *(job.engine_crashes, job.lost_workers, loaded.next_event, loaded.seq),
     )
     if loaded.before.is_held:
         return _ENDED, row

@@ -30,6 +30,7 @@ def open_store(
         "worker_silence_seconds": settings.heartbeat_timeout_seconds,
         "worker_retention_seconds": settings.worker_retention_seconds,
         "timeout_grace_seconds": settings.timeout_grace_seconds,
+        "max_lost_workers": settings.max_lost_workers,
         "clock": clock,
         "measure": measure,
     }

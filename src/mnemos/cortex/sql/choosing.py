@@ -16,11 +16,14 @@ from itertools import islice
 
 from ..records import ClaimRequest, LoadedModel, ModelKey
 from .fitting import Fit
+from .suspects import LEFT_TO_RUN_APART_SECONDS, Suspects
 from .transaction import Row, Transaction
 from .warm_peers import LEFT_TO_WARM_SECONDS, WarmFleet, WarmPeers
 
 WARM_MAY_OVERTAKE_SECONDS = 30.0
 FEWEST_READ = 16
+MOST_READ = 1024
+"""So many heads of a lane are looked at to find some that may run beside others."""
 
 _QUEUED_LANES = """
 WITH RECURSIVE heads (lane_id) AS (
@@ -33,7 +36,7 @@ SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
 """
 _HEADS = """
 SELECT jobs.seq, queue.lane_id, jobs.priority, jobs.attempt, jobs.submitted_at,
-    jobs.available_at, jobs.size_bytes
+    jobs.available_at, jobs.size_bytes, jobs.lost_workers
 FROM queue CROSS JOIN jobs WHERE queue.lane_id = :lane_id AND jobs.seq = queue.job_seq
 ORDER BY queue.rank, queue.job_seq LIMIT :limit
 """
@@ -45,7 +48,7 @@ class Heads:
     What one claim takes the others do not see, though nothing is written yet.
     """
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, most_lost: int) -> None:
         self._tx = tx
         self._lanes: list[Row] | None = None
         self._rows: dict[int, list[Row]] = {}
@@ -56,6 +59,7 @@ class Heads:
         """Jobs that others were faster for."""
         self._taken_by: Counter[str] = Counter()
         self.fleet = WarmFleet(tx, self._taken_by)
+        self.suspects = Suspects(tx, most_lost)
 
     def lanes(self) -> list[Row]:
         """The lanes that had something queued when this transaction began to look."""
@@ -88,16 +92,19 @@ class Heads:
         """Let a worker have jobs."""
         self._taken.update(job["seq"] for job in jobs)
         self._taken_by[worker_id] += len(jobs)
+        self.suspects.give(worker_id, jobs)
 
     def lose(self, worker_id: str, jobs: Collection[Row]) -> None:
         """Note that others were faster for jobs that a worker was to have."""
         self.lost.update(job["seq"] for job in jobs)
         self._taken_by[worker_id] -= len(jobs)
+        self.suspects.take_back(worker_id, jobs)
 
     def give_back(self, worker_id: str, jobs: Collection[Row]) -> None:
         """Let a worker choose anew."""
         self._taken.difference_update(job["seq"] for job in jobs)
         self._taken_by[worker_id] -= len(jobs)
+        self.suspects.take_back(worker_id, jobs)
         self._lanes = None
         self._rows.clear()
         self._ended.clear()
@@ -151,7 +158,8 @@ class Choice:
                 heads.append([(_rank(row, self._tx.now, chill), row) for row in rows])
         room = self.request.max_bytes
         ranked = merge(*heads, key=lambda head: head[0])
-        for taken, (_, job) in enumerate(islice(ranked, self.request.max_jobs)):
+        together = self._one_suspect(job for _, job in ranked)
+        for taken, job in enumerate(islice(together, self.request.max_jobs)):
             room -= job["size_bytes"]
             if taken and room < 0:
                 return
@@ -161,7 +169,27 @@ class Choice:
         return (lane["family"], lane["version"]) in self._on_disk
 
     def _first(self, lane: Row, more: int = 0) -> list[Row]:
-        return self._heads.first(lane["lane_id"], self.request.max_jobs + more)
+        count = read = self.request.max_jobs + more
+        while True:
+            rows = self._heads.first(lane["lane_id"], read)
+            fitting = list(self._one_suspect(rows))
+            if len(fitting) >= count or len(rows) < read or read >= MOST_READ:
+                return fitting[:count]
+            read *= 2
+
+    def _one_suspect(self, jobs: Iterable[Row]) -> Iterator[Row]:
+        """Leave out all suspects but one, or that one too if the worker has another already."""
+        suspects, worker_id = self._heads.suspects, self.request.worker_id
+        has_one: bool | None = None
+        for job in jobs:
+            if suspects.is_one(job):
+                if has_one is None:
+                    has_one = suspects.has_one(worker_id)
+                if has_one:
+                    self._ask_again_in(LEFT_TO_RUN_APART_SECONDS)
+                    continue
+                has_one = True
+            yield job
 
     def _left_over(self, lane: Row) -> list[Row]:
         """The heads of a lane, less what is left for workers that have its model loaded."""
@@ -180,8 +208,11 @@ class Choice:
         seconds = self._peers.seconds_to_leave(lane, job)
         if seconds <= 0:
             return False
-        self.again_in_seconds = min(seconds, self.again_in_seconds or seconds)
+        self._ask_again_in(seconds)
         return True
+
+    def _ask_again_in(self, seconds: float) -> None:
+        self.again_in_seconds = min(seconds, self.again_in_seconds or seconds)
 
 
 def _is_same(job: Row, row: Row | None) -> bool:

@@ -76,7 +76,7 @@ WHERE jobs.job_id = ANY(:keys) ORDER BY jobs.seq
 
 
 def claim(
-    tx: Transaction, requests: Sequence[ClaimRequest], *, lease_seconds: float
+    tx: Transaction, requests: Sequence[ClaimRequest], *, lease_seconds: float, most_lost: int
 ) -> list[Claimed | CortexError]:
     """Lease to each up to `max_jobs` jobs that fit, in the order in which they asked.
 
@@ -87,7 +87,7 @@ def claim(
         for row in tx.among(_WORKERS, {request.worker_id for request in requests})
     }
     answered = _answered(tx, requests)
-    heads = Heads(tx)
+    heads = Heads(tx, most_lost)
     answers: dict[int, Claimed | CortexError] = {}
     choices: dict[int, Choice] = {}
     for place, request in enumerate(requests):

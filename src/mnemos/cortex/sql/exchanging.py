@@ -14,7 +14,12 @@ from .transaction import Transaction
 
 
 def exchange(
-    tx: Transaction, told: Sequence[Exchange], *, lease_seconds: float, random: Random
+    tx: Transaction,
+    told: Sequence[Exchange],
+    *,
+    lease_seconds: float,
+    most_lost: int,
+    random: Random,
 ) -> list[Exchanged]:
     """Carry out all reports, then all renewals, then all claims."""
     reporting = [place for place, one in enumerate(told) if one.reports]
@@ -32,7 +37,7 @@ def exchange(
             strict=True,
         )
     )
-    claims = claim(tx, list(wanted.values()), lease_seconds=lease_seconds)
+    claims = claim(tx, list(wanted.values()), lease_seconds=lease_seconds, most_lost=most_lost)
     claimed = dict(zip(wanted, claims, strict=True))
     return [
         _answer(reported.get(place, ()), renewed.get(place, ()), claimed.get(place))

@@ -80,7 +80,7 @@ WHERE job_id = :job_id AND attempt = :attempt AND lease_expires_at IS NOT NULL
 """
 
 
-def register(tx: Transaction, new: Registration, random: Random) -> float:
+def register(tx: Transaction, new: Registration, most_lost: int, random: Random) -> float:
     """Make a worker known. Another instance under its id means that the old one is gone."""
     known = tx.one(_FIND_AND_LOCK, {"worker_id": new.worker_id})
     row = tx.one(
@@ -99,14 +99,14 @@ def register(tx: Transaction, new: Registration, random: Random) -> float:
     )
     assert row is not None
     if known is not None and known["instance_id"] != new.instance_id:
-        _replace_instance(tx, known, random)
+        _replace_instance(tx, known, most_lost, random)
     return float(row["registered_at"])
 
 
-def _replace_instance(tx: Transaction, known: Row, random: Random) -> None:
+def _replace_instance(tx: Transaction, known: Row, most_lost: int, random: Random) -> None:
     worker_id = known["worker_id"]
     held = tx.all(_HELD, {"worker_id": worker_id})
-    lose_attempts(tx, held, "it started anew", random)
+    lose_attempts(tx, held, "it started anew", most_lost, random)
     tx.run("DELETE FROM actions WHERE worker_id = :worker_id", {"worker_id": worker_id})
     paused = known["desired_state"] == DesiredState.PAUSED.value
     desired = DesiredState.PAUSED if paused else DesiredState.ACTIVE

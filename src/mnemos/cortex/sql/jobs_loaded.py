@@ -21,7 +21,7 @@ JOB_COLUMNS = """
     jobs.renewed, jobs.next_chunk, jobs.next_event, jobs.status_message, jobs.cancel_requested,
     jobs.submitted_at, jobs.available_at, jobs.started_at, jobs.timeout_seconds,
     jobs.lease_expires_at, jobs.deadline_at, jobs.job_type, jobs.engine_crashes, jobs.row_count,
-    jobs.void_attempts, jobs.size_bytes, jobs.pruned_lines
+    jobs.void_attempts, jobs.lost_workers, jobs.size_bytes, jobs.pruned_lines
 """
 HELD = """
 attempts JOIN jobs ON jobs.seq = attempts.job_seq WHERE attempts.ended_at IS NULL
@@ -97,6 +97,7 @@ class LoadedJob:
             engine_crashes,
             _,
             void_attempts,
+            lost_workers,
             *_,
         ) = row.values() if isinstance(row, dict) else row  # type: ignore[misc]  # sqlite3.Row
         self.row = row
@@ -120,6 +121,7 @@ class LoadedJob:
             deadline_at=deadline_at,
             retries_used=retries_used,
             engine_crashes=engine_crashes,
+            lost_workers=lost_workers,
             void_attempts=void_attempts,
             status_message=status_message,
             timeout_seconds=timeout_seconds,

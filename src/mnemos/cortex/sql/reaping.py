@@ -59,10 +59,10 @@ def grant_grace(tx: Transaction, lease_seconds: float) -> None:
     tx.run(_HEAR_ALL, {"now": tx.now})
 
 
-def expire_leases(tx: Transaction, random: Random) -> Reaped:
+def expire_leases(tx: Transaction, most_lost: int, random: Random) -> Reaped:
     """Take jobs from workers that stopped renewing."""
     rows = tx.all(_EXPIRED, {"now": tx.now})
-    return Reaped(leases_expired=_let_happen(tx, rows, LeaseCheck(), random))
+    return Reaped(leases_expired=_let_happen(tx, rows, LeaseCheck(most_lost), random))
 
 
 def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped:
@@ -71,9 +71,11 @@ def end_overdue(tx: Transaction, grace_seconds: float, random: Random) -> Reaped
     return Reaped(timed_out=_let_happen(tx, rows, DeadlineCheck(grace_seconds), random))
 
 
-def lose_attempts(tx: Transaction, rows: Sequence[Row], reason: str, random: Random) -> None:
+def lose_attempts(
+    tx: Transaction, rows: Sequence[Row], reason: str, most_lost: int, random: Random
+) -> None:
     """End attempts whose worker is gone."""
-    _let_happen(tx, rows, WorkerGone(reason), random)
+    _let_happen(tx, rows, WorkerGone(reason, most_lost), random)
 
 
 def _let_happen(tx: Transaction, rows: Sequence[Row], event: Event, random: Random) -> int:

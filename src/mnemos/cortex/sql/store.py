@@ -43,6 +43,7 @@ from ..records import (
     WaitingLane,
     WorkerRecord,
 )
+from ..state_machine import MAX_LOST_WORKERS
 from . import (
     attempts,
     claiming,
@@ -80,6 +81,7 @@ class SqlStore:
         worker_silence_seconds: float = 90.0,
         worker_retention_seconds: float = 86_400.0,
         timeout_grace_seconds: float = 10.0,
+        max_lost_workers: int = MAX_LOST_WORKERS,
         random: Callable[[], float] = random_module.random,
         measure: Callable[[Measurements], None] = lambda measurements: None,
     ) -> None:
@@ -89,13 +91,17 @@ class SqlStore:
         self._worker_silence_seconds = worker_silence_seconds
         self._worker_retention_seconds = worker_retention_seconds
         self._timeout_grace_seconds = timeout_grace_seconds
+        self._max_lost_workers = max_lost_workers
         self._random = random
         self._measure = measure
         self._stack = AsyncExitStack()
-        self._claim = partial(claiming.claim, lease_seconds=lease_seconds)
+        most_lost = max_lost_workers
+        self._claim = partial(claiming.claim, lease_seconds=lease_seconds, most_lost=most_lost)
         self._renew = partial(attempts.renew, lease_seconds=lease_seconds)
         self._report = partial(attempts.report, random=random)
-        self._exchange = partial(exchanging.exchange, lease_seconds=lease_seconds, random=random)
+        self._exchange = partial(
+            exchanging.exchange, lease_seconds=lease_seconds, most_lost=most_lost, random=random
+        )
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
         self.batches = SqlBatchStore(self._writer, self._readers)
@@ -305,7 +311,7 @@ class SqlStore:
         return await self._writer.run(self._reap)
 
     def _reap(self, tx: Transaction) -> Reaped:
-        expired = reaping.expire_leases(tx, self._random)
+        expired = reaping.expire_leases(tx, self._max_lost_workers, self._random)
         overdue = reaping.end_overdue(tx, self._timeout_grace_seconds, self._random)
         silent = reaping.lose_workers(
             tx, self._worker_silence_seconds, self._worker_retention_seconds
@@ -325,9 +331,10 @@ class SqlStore:
 
     async def register(self, registration: Registration) -> float:
         """Make a worker known, and return when. A new instance loses the old one's jobs."""
-        random = self._random
+        most_lost, random = self._max_lost_workers, self._random
         return await self._writer.run(
-            lambda tx: fleet.register(tx, registration, random), workers=[registration.worker_id]
+            lambda tx: fleet.register(tx, registration, most_lost, random),
+            workers=[registration.worker_id],
         )
 
     async def deregister(self, worker_id: str, reason: str, instance_id: str = "") -> None:

@@ -22,6 +22,7 @@ FAULTS = (
     *("worker started under its id", "worker started under another id"),
     *("CORTEX crashed", "CORTEX crashed with something uncommitted"),
     *("CORTEX was down for a message", "engine died", "poison killed an engine"),
+    "worker killed by a job",
 )
 CONSEQUENCES = (
     *("completed", "completed late", "late chunks", "restart line"),
@@ -29,6 +30,7 @@ CONSEQUENCES = (
     *("lease over", "worker's own lease timer", "Suspect", "Grace", "WorkerGone"),
     *("timeout reported", "Release", "Cancel", "Cancel while held", "RetryByHand"),
     *("stale Renew", "stale Say", "stale Append", "stale Report", "stale Release"),
+    *("suspect left for another worker", "parked for lost workers"),
     *("repeated Report", "repeated Cancel", "told to stop, ended by LeaseCheck"),
 )
 

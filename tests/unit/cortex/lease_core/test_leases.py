@@ -55,17 +55,47 @@ def test_a_job_is_lost_the_moment_its_lease_is_over() -> None:
     assert (step.ended.outcome, step.ended.error_code) == (Outcome.LOST, "worker_lost")
 
 
-def test_a_lost_job_is_charged_a_retry_and_waits() -> None:
-    job = do(held(lease_expires_at=NOW, retries_used=1), LeaseCheck()).job
+@pytest.mark.parametrize("used", [0, 3])
+@pytest.mark.parametrize("event", [LeaseCheck(), WorkerGone("it started anew")])
+def test_a_lost_worker_costs_no_retry_is_counted_and_waited_for(event: Event, used: int) -> None:
+    job = held(lease_expires_at=NOW, retries_used=used, lost_workers=1)
 
-    assert job.retries_used == 2
-    assert job.available_at == NOW + 1.0
+    again = do(job, event).job
+
+    assert again.state is JobState.PENDING
+    assert (again.retries_used, again.lost_workers) == (used, 2)
+    assert again.available_at == NOW + 1.0
 
 
-def test_a_job_lost_once_too_often_has_failed() -> None:
-    job = held(lease_expires_at=NOW, retries_used=3)
+def test_a_job_under_which_three_workers_were_lost_is_parked() -> None:
+    job = do(held(lease_expires_at=NOW, lost_workers=2), LeaseCheck()).job
 
-    assert do(job, LeaseCheck()).job.state is JobState.FAILED
+    assert (job.state, job.error_code, job.error_retryable) == (
+        JobState.FAILED,
+        "worker_lost",
+        False,
+    )
+    assert job.error == (
+        "3 workers were lost while this job ran on them; "
+        "last: worker wrk_a was lost: its worker stopped renewing the lease"
+    )
+
+
+@pytest.mark.parametrize("event", [LeaseCheck(most_lost=5), WorkerGone("gone", most_lost=5)])
+def test_how_many_may_be_lost_is_told(event: Event) -> None:
+    for lost, state in ((3, JobState.PENDING), (4, JobState.FAILED)):
+        job = held(lease_expires_at=NOW, lost_workers=lost)
+        assert do(job, event).job.state is state
+
+
+def test_a_job_that_may_not_be_retried_is_not_run_twice_for_a_lost_worker_either() -> None:
+    job = held(lease_expires_at=NOW, policy=RetryPolicy(max_retries=0))
+
+    step = do(job, LeaseCheck())
+
+    assert step.job.state is JobState.FAILED
+    assert step.job.error == "worker wrk_a was lost: its worker stopped renewing the lease"
+    assert step.job.error_retryable
 
 
 def test_a_lost_job_that_shall_stop_is_cancelled() -> None:

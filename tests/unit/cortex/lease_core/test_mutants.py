@@ -15,12 +15,16 @@ from simulated.flaws import FLAWS, Flaws
 from mnemos.cortex import lease_core
 
 SEEDS = 100
+FLAW_SEEDS = 200
+"""Some of what is wrong with a store or a worker shows seldom."""
 EXAMPLES = 400
 
 
-def notice_of_fleets(core: Any, flaws: Flaws | None = None) -> Exception | None:
+def notice_of_fleets(
+    core: Any, flaws: Flaws | None = None, *, seeds: int = SEEDS
+) -> Exception | None:
     """What goes wrong in some fleet first; None if nothing does."""
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         try:
             simulate(seed, core, flaws)
         except Exception as error:  # noqa: BLE001  a mutant may fail in any way
@@ -55,7 +59,7 @@ def test_fleets_notice(name: str) -> None:
 
 @pytest.mark.parametrize("name", FLAWS)
 def test_fleets_notice_a_store_or_worker_that_is_wrong(name: str) -> None:
-    assert notice_of_fleets(lease_core, FLAWS[name]) is not None
+    assert notice_of_fleets(lease_core, FLAWS[name], seeds=FLAW_SEEDS) is not None
 
 
 @pytest.fixture

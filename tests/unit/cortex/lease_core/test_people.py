@@ -51,6 +51,7 @@ def test_a_retry_by_hand_begins_with_nothing_charged(state: JobState) -> None:
         state,
         retries_used=3,
         engine_crashes=2,
+        lost_workers=2,
         error="it broke",
         error_code="internal",
         cancel_requested=True,
@@ -59,7 +60,8 @@ def test_a_retry_by_hand_begins_with_nothing_charged(state: JobState) -> None:
 
     assert step.job.state is JobState.PENDING
     assert step.job.available_at == NOW
-    assert (step.job.retries_used, step.job.engine_crashes) == (0, 0)
+    counts = step.job.retries_used, step.job.engine_crashes, step.job.lost_workers
+    assert counts == (0, 0, 0)
     assert (step.job.error, step.job.error_code) == (None, None)
     assert not step.job.cancel_requested
     assert step.forgets
