@@ -25,6 +25,8 @@ class LoadProgress:
     message: str
     bytes_done: int = 0
     bytes_total: int = 0
+    counts_on: bool = False
+    """Whether only the numbers differ from the news before: then it may be passed over."""
 
 
 OnProgress = Callable[[LoadProgress], None]
@@ -44,6 +46,7 @@ class TransferMeter:
         self._began: float | None = None
         self._told_at = 0.0
         self._told_percent = -1
+        self._tellings = 0
 
     def note(self, done: int, total: int) -> bool:
         """Take the bytes that are here, and those of the whole; say whether it is time to tell."""
@@ -66,6 +69,7 @@ class TransferMeter:
         if not is_first and (since < TELL_SECONDS or not is_news):
             return False
         self._told_at, self._told_percent = now, self.percent
+        self._tellings += 1
         return True
 
     @property
@@ -104,13 +108,14 @@ class TransferMeter:
         """Say how far it is."""
         left = self.seconds_left
         rest = "" if left is None or self.percent == 100 else f", {in_words(left)} left"
-        return LoadProgress(f"loading model {self.percent} %{rest}", self.done, self.total)
+        words = f"loading model {self.percent} %{rest}"
+        return LoadProgress(words, self.done, self.total, counts_on=self._tellings > 1)
 
 
 def starting(seconds: float) -> LoadProgress:
     """Say for how long the engine has been starting."""
     so_far = f", {in_words(seconds)} so far" if seconds >= 1 else ""
-    return LoadProgress(f"starting the engine{so_far}")
+    return LoadProgress(f"starting the engine{so_far}", counts_on=bool(so_far))
 
 
 def in_words(seconds: float) -> str:

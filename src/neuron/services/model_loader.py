@@ -148,6 +148,7 @@ class ModelLoaderService:
             span.set_attribute("model.version", version)
             async with self._locks.setdefault(model_key, asyncio.Lock()):
                 held = await self._load(family, version, model_key, progress)
+            span.set_attribute("model.digest", held.digest)
         try:
             yield ModelInUse(held.path, held.digest)
         finally:

@@ -26,6 +26,8 @@ class ResidentState(Enum):
 
 
 _WAITING = LoadProgress("waiting for the model")
+NEWS_PER_SECOND = 100
+"""How many jobs are told in a second how far a load is; where more wait, each hears less often."""
 _HOLDING = {ResidentState.STARTING, ResidentState.READY, ResidentState.STOPPING}
 
 
@@ -51,6 +53,7 @@ class Resident:
     digest: str | None = None
     """That of its files, once they are here; None if it has none."""
     progress: LoadProgress = _WAITING
+    told_at: float = 0.0
     listeners: set[OnProgress] = field(default_factory=set)
     gate: EngineGate = field(default_factory=EngineGate)
     task: asyncio.Task[None] | None = None
@@ -101,6 +104,10 @@ class Resident:
     def tell(self, progress: LoadProgress) -> None:
         """Say to all who wait how far it is."""
         self.progress = progress
+        now = time.monotonic()
+        if progress.counts_on and now - self.told_at < len(self.listeners) / NEWS_PER_SECOND:
+            return
+        self.told_at = now
         for listener in list(self.listeners):
             listener(progress)
 

@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from fake_engine import FakeEngine, FakeEngines
 
 from neuron.errors import StorageUnavailableError
+from neuron.models.runtime import RuntimeType
+from neuron.services.engine import EngineKey
 from neuron.services.load_progress import LoadProgress, TransferMeter, in_words, starting
 from neuron.services.model_files import ModelFiles
 from neuron.services.model_loader import ModelInUse
+from neuron.services.resident import NEWS_PER_SECOND, Resident
 from neuron.utils.metrics import WorkerMetrics
 
 
@@ -31,7 +35,9 @@ def test_what_was_here_before_counts_as_done_and_not_as_fast() -> None:
     clock.now += 2
     meter.note(600, 1000)
 
-    assert meter.progress() == LoadProgress("loading model 60 %, 8 s left", 600, 1000)
+    assert meter.progress() == LoadProgress(
+        "loading model 60 %, 8 s left", 600, 1000, counts_on=True
+    )
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
@@ -163,3 +169,17 @@ async def test_a_download_that_fails_is_over_for_the_next() -> None:
         assert files.is_wanted("a:1")
         loader.came.set()
     assert not files.is_wanted("a:1")
+
+
+async def test_where_very_many_wait_each_hears_less_often_and_of_every_step() -> None:
+    key = EngineKey("a", "1", RuntimeType.TRANSFORMERS, "{}")
+    resident = Resident(key, FakeEngine(FakeEngines(), "a:1"))
+    heard: list[str] = []
+    for _ in range(3 * NEWS_PER_SECOND):
+        resident.listeners.add(lambda news: heard.append(news.message))
+    for percent in range(100):
+        resident.tell(LoadProgress(f"{percent} %", percent, 100, counts_on=percent > 0))
+    resident.tell(starting(0))
+
+    assert set(heard) == {"0 %", "starting the engine"}
+    assert len(heard) == 2 * len(resident.listeners)
