@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+import psycopg
 import pytest
 from cortex_tools import LEASE, StoreTools, TurnableClock, running_cortex
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from store_chaos import WORKERS, Chaos, check_books, check_log
 from mnemos.cortex.notifier import LocalNotifier, group_topic, job_topic, runtime_topic
 from mnemos.cortex.records import Fence, JobFilter, Report
 from mnemos.cortex.settings import CortexSettings
+from mnemos.cortex.sql.postgres.notices import CHANNEL
 from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.state_machine import JobState
 from mnemos.protocol.v1 import cortex_pb2 as pb
@@ -58,6 +60,26 @@ async def test_no_job_is_given_twice(replicas: list[StoreTools]) -> None:
                 group.create_task(take(tools, worker_id))
     assert set(given.values()) == {1}
     assert len(given) == JOBS
+
+
+async def test_only_who_is_not_alone_tells_others(postgres_url: str, clock: TurnableClock) -> None:
+    def store() -> PostgresStore:
+        return PostgresStore(postgres_url, LocalNotifier(), clock=clock)
+
+    def heard() -> int:
+        return len(list(ear.notifies(timeout=0)))
+
+    with psycopg.connect(postgres_url, autocommit=True) as ear:
+        ear.execute(f"LISTEN {CHANNEL}")
+        async with store() as first:
+            tools = StoreTools(first, clock, LocalNotifier())
+            await tools.submit()
+            assert heard() == 0
+            async with store():
+                await tools.submit()
+                assert heard() == 1
+            await tools.submit()
+            assert heard() == 0
 
 
 async def test_a_claim_that_others_were_faster_for_is_told_to_ask_again_or_has_a_job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mnemos.cortex.sql.engine import LOCK, LOCK_FREE
-from mnemos.cortex.sql.postgres.connection import translate, with_liveness
+from mnemos.cortex.sql.postgres.connection import as_one, translate, with_liveness
 from mnemos.cortex.sql.postgres.notices import (
     EVERYTHING,
     MAX_PAYLOAD_BYTES,
@@ -25,6 +25,15 @@ from mnemos.cortex.sql.postgres.notices import (
 )
 def test_a_statement_is_translated(written: str, sent: bytes, names: tuple[str, ...]) -> None:
     assert translate(written) == (sent, names)
+
+
+def test_statements_on_several_tables_are_sent_as_one() -> None:
+    one, two = "INSERT INTO a SELECT :x, :y, :x", "DELETE FROM b WHERE c = :x"
+    assert as_one((one,)) == b"INSERT INTO a SELECT $1, $2, $1"
+    assert as_one((one, two, two)) == (
+        b"WITH w0 AS (INSERT INTO a SELECT $1, $2, $1), w1 AS (DELETE FROM b WHERE c = $3) "
+        b"DELETE FROM b WHERE c = $4"
+    )
 
 
 def test_what_a_url_says_of_patience_stands() -> None:

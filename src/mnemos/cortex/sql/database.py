@@ -74,6 +74,10 @@ def migrate(database: Path, revision: str = "head") -> None:
 class SqliteConnection(sqlite3.Connection):
     """The Connection of the file."""
 
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.lanes: dict[str, int] = {}
+
     def write_many(self, statement: Many, rows: Sequence[Values], /) -> None:
         """Execute a statement that returns nothing for many rows, in their order."""
         self.executemany(statement.sqlite, rows)
@@ -83,6 +87,14 @@ class SqliteConnection(sqlite3.Connection):
     ) -> sqlite3.Cursor:
         """Execute a statement for many keys."""
         return self.execute(statement.sqlite, statement.for_sqlite({**others, "keys": keys}))
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def roll_back(self, savepoint: str = "") -> None:
+        """Undo what was done since the transaction, or a savepoint in it, began."""
+        self.lanes.clear()
+        self.execute(f"ROLLBACK TO {savepoint}" if savepoint else "ROLLBACK")
 
 
 def connect(database: Path, *, read_only: bool) -> SqliteConnection:

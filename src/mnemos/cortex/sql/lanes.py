@@ -58,11 +58,14 @@ class Demands:
 def lanes_of(tx: Transaction, demands: Iterable[Demands]) -> dict[Demands, int]:
     """Return the lanes of some demands, made if need be."""
     keys = {one: one.key for one in demands}
-    found = {row["lane_key"]: row["lane_id"] for row in tx.among(_FIND, keys.values())}
-    return {
-        one: found[key] if key in found else _add(tx, one, key)
-        for one, key in sorted(keys.items(), key=lambda pair: pair[1])
-    }
+    known = tx.lanes
+    unknown = [key for key in keys.values() if key not in known]
+    if unknown:
+        known.update((row["lane_key"], row["lane_id"]) for row in tx.among(_FIND, unknown))
+        for one, key in sorted(keys.items(), key=lambda pair: pair[1]):
+            if key not in known:
+                known[key] = _add(tx, one, key)
+    return {one: known[key] for one, key in keys.items()}
 
 
 def _add(tx: Transaction, demands: Demands, key: str) -> int:

@@ -23,6 +23,7 @@ MAX_ROWS = 2_000
 MAX_STATEMENT_CHARACTERS = 8_000_000
 
 _NAME = re.compile(r"(?<![:\w]):([a-z]\w*)")
+_TABLE = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) (\w+)")
 _VALUES = re.compile(r"VALUES \(([^)]*)\)")
 
 
@@ -33,9 +34,12 @@ class Many:
     the table that is named like one of them must be written with its table.
     """
 
-    __slots__ = ("_names", "_texts", "_writers", "postgres", "sqlite")
+    __slots__ = ("_names", "_texts", "_writers", "postgres", "sqlite", "table")
 
     def __init__(self, statement: str, **types: str) -> None:
+        found = _TABLE.match(statement)
+        assert found is not None
+        self.table = found[1]
         self._names = list(types)
         self._writers = [_WRITERS[kind] for kind in types.values()]
         self._texts = [place for place, kind in enumerate(types.values()) if kind == TEXT]

@@ -128,7 +128,8 @@ def _fresh(jobs: Iterable[NewJob], known: Known) -> Iterator[NewJob]:
 
 def _answer(new: NewJob, created: set[int], known: Known, now: float) -> Submitted:
     if id(new) in created:
-        created.remove(id(new))
+        if new.idempotency_key is not None:
+            created.remove(id(new))
         return Submitted(new.job_id, JobState.PENDING, created=True, submitted_at=now)
     assert new.idempotency_key is not None
     job_id, status, request_hash = known[new.idempotency_key]

@@ -76,6 +76,11 @@ class Transaction:
         if rows:
             self._connection.write_many(statement, rows)
 
+    @property
+    def lanes(self) -> dict[str, int]:
+        """Lanes that are known to be there, by their keys."""
+        return self._connection.lanes
+
     def count(self, scope: str, name: str, delta: int) -> None:
         """Change a tally; those of a whole commit are written together."""
         self.tally[scope, name] += delta

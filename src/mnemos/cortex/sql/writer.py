@@ -251,7 +251,7 @@ class Writer:
         elif self._connection is not None and self._connection.in_transaction:
             # SQLite has rolled back by itself when a failure was bad enough.
             with suppress(Exception):
-                self._connection.execute("ROLLBACK")
+                self._connection.roll_back()
 
     def _fails_for_long(self) -> bool:
         since = self._failing_since
@@ -278,7 +278,7 @@ class Writer:
             except Exception as error:
                 if self._engine.spoils_all(error):
                     raise
-            connection.execute("ROLLBACK")
+            connection.roll_back()
         begun = self._engine.begin(connection, touched)
         return begun, self._run_all(connection, groups, begun, self._run_in_savepoint)
 
@@ -292,6 +292,7 @@ class Writer:
         last = self._transaction(connection, begun)
         flush_tallies(last, outcome.tally)
         flush_finished(last, outcome.finished)
+        connection.flush()
         return outcome
 
     def _run_group(
@@ -324,10 +325,11 @@ class Writer:
         connection.execute("SAVEPOINT operation")
         try:
             self._run_plainly(connection, group, tx)
+            connection.flush()
         except Exception as error:
             if self._engine.spoils_all(error) or not connection.in_transaction:
                 raise
-            connection.execute("ROLLBACK TO operation")
+            connection.roll_back("operation")
             connection.execute("RELEASE operation")
             for request in group.requests:
                 request.result, request.error = None, error

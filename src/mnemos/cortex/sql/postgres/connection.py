@@ -3,13 +3,16 @@
 They go to libpq itself, prepared and with parameters as text, and their rows come back in binary:
 a driver's cursors would cost more than most of the statements do. The thread that asks waits in
 libpq, and lets others run meanwhile.
+
+What is written for many rows waits until something is read, or until the commit: then all that was
+written, a table once, is one statement and one round trip.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +45,7 @@ SET lock_timeout = '5s'; SET statement_timeout = '30s'
 """
 _NAME = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _ONLY_POSTGRES = re.compile(r"/\*\+(.*?)\*/", re.DOTALL)
+_PLACE = re.compile(rb"\$(\d+)")
 _WELL = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -52,6 +56,29 @@ def translate(statement: str) -> tuple[bytes, tuple[str, ...]]:
     names = tuple(dict.fromkeys(_NAME.findall(text)))
     places = {name: f"${place}" for place, name in enumerate(names, start=1)}
     return _NAME.sub(lambda found: places[found[1]], text).encode(), names
+
+
+@lru_cache(maxsize=1024)
+def as_one(statements: tuple[str, ...]) -> bytes:
+    """Write statements on different tables as one; its parameters are theirs, one after another."""
+    *others, last = (_numbered(text, first) for text, first in _starts(statements))
+    if not others:
+        return last
+    parts = [b"w%d AS (%b)" % (number, text) for number, text in enumerate(others)]
+    return b"WITH " + b", ".join(parts) + b" " + last
+
+
+def _starts(statements: Iterable[str]) -> Iterator[tuple[bytes, int]]:
+    """Each as libpq takes it, and how many parameters there are before its own."""
+    first = 0
+    for statement in statements:
+        text, names = translate(statement)
+        yield text, first
+        first += len(names)
+
+
+def _numbered(text: bytes, first: int) -> bytes:
+    return _PLACE.sub(lambda found: b"$%d" % (int(found[1]) + first), text)
 
 
 def _flag(value: bool) -> bytes:
@@ -110,6 +137,9 @@ class PostgresConnection:
         self._prepared: OrderedDict[tuple[bytes, tuple[int, ...]], bytes | None] = OrderedDict()
         """The names of prepared statements; None for one that was executed once until now."""
         self._count = 0
+        self._waiting: dict[str, tuple[Many, Mapping[str, str]]] = {}
+        """What is to be written, by its table."""
+        self.lanes: dict[str, int] = {}
 
     @property
     def in_transaction(self) -> bool:
@@ -119,19 +149,37 @@ class PostgresConnection:
 
     def execute(self, statement: str, parameters: Parameters | None = None, /) -> Rows:
         """Execute a statement; one without parameters may be several, and returns the last rows."""
+        if self._waiting:
+            self.flush()
         text, names = translate(statement)
         if not names and b";" in text:
             return self._read(self._libpq.exec_(text))
+        return self._run(text, [parameters[name] if parameters else None for name in names])
+
+    def flush(self) -> None:
+        """Write what waits."""
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        if waiting:
+            text = as_one(tuple(statement.postgres for statement, _ in waiting))
+            self._run(text, [value for _, told in waiting for value in told.values()])
+
+    def roll_back(self, savepoint: str = "") -> None:
+        """Undo what was done since the transaction, or a savepoint in it, began."""
+        self._waiting.clear()
+        self.lanes.clear()
+        self.execute(f"ROLLBACK TO {savepoint}" if savepoint else "ROLLBACK")
+
+    def _run(self, text: bytes, parameters: Sequence[Any]) -> Rows:
         kinds: list[int] = []
         values: list[Any] = []
-        for name in names:
-            value = parameters[name] if parameters else None
+        for value in parameters:
             kind, write = _WRITERS[type(value)]
             kinds.append(kind)
             values.append(write(value))
-        return self._read(self._run(text, tuple(kinds), values))
+        return self._read(self._send(text, tuple(kinds), values))
 
-    def _run(self, text: bytes, kinds: tuple[int, ...], values: list[Any]) -> PGresult:
+    def _send(self, text: bytes, kinds: tuple[int, ...], values: list[Any]) -> PGresult:
         """What is executed a second time is prepared, and stays so while it is in use."""
         key = text, kinds
         if key not in self._prepared:
@@ -173,7 +221,9 @@ class PostgresConnection:
     def write_many(self, statement: Many, rows: Sequence[Values], /) -> None:
         """Execute a statement that returns nothing for many rows, in their order."""
         for parameters in statement.statements(rows):
-            self.execute(statement.postgres, parameters)
+            if statement.table in self._waiting:
+                self.flush()
+            self._waiting[statement.table] = statement, parameters
 
     def among(self, statement: Among, keys: Collection[Any], others: Parameters, /) -> Rows:
         """Execute a statement for many keys."""

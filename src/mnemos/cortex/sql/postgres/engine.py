@@ -3,6 +3,9 @@
 Every replica's writer holds LIVE_LOCK as long as it is connected. Who can have it alone finds that
 no CORTEX could reach the database until now: workers could renew nothing, and are given one whole
 lease again. One replica that starts beside others expires what is due.
+
+Each transaction asks in the same way whether its replica is alone: then nobody has to be told of
+what it commits, and none can join before it is committed.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from .notices import payloads
 LIVE_LOCK = 0x4D4E454E
 GHOST_SECONDS = 5.0
 
-_BEGIN = """
-BEGIN; SELECT extract(epoch FROM clock_timestamp())::float8 AS now, pg_current_xact_id()::text AS id
-"""
+_BEGIN = f"""
+BEGIN; SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
+    pg_current_xact_id()::text AS id, pg_try_advisory_xact_lock({LIVE_LOCK}) AS alone
+"""  # noqa: S608  constants only
 _LOCK_WORKERS = """
 SELECT 1 FROM workers WHERE worker_id = ANY(:ids) ORDER BY worker_id FOR NO KEY UPDATE
 """
@@ -72,7 +76,8 @@ class PostgresEngine:
     """The Engine of one replica, called `replica`.
 
     `on_alone` is run in the writer's thread, on its connection, when no CORTEX could reach the
-    database until now. With a `clock`, as tests have, the database's own is not asked.
+    database until now; `on_connected` whenever it can write again, and may have missed what others
+    had to say meanwhile. With a `clock`, as tests have, the database's own is not asked.
     """
 
     shared = True
@@ -83,11 +88,14 @@ class PostgresEngine:
         replica: str,
         on_alone: Callable[[Connection, float], None],
         clock: Clock | None = None,
+        on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._replica = replica
         self._on_alone = on_alone
         self._clock = clock
+        self._on_connected = on_connected
+        self._alone = False
 
     def connect_writer(self) -> PostgresConnection:
         """Open the connection that writes, once nothing of an earlier one is left."""
@@ -100,6 +108,7 @@ class PostgresEngine:
         except BaseException:
             connection.close()
             raise
+        self._on_connected()
         return connection
 
     def connect_reader(self) -> PostgresConnection:
@@ -121,6 +130,7 @@ class PostgresEngine:
     def begin(self, connection: Connection, touched: Touched) -> Begun:
         """Begin to write, and lock the workers, then the jobs, in their order."""
         begun = _only(connection.execute(_BEGIN))
+        self._alone = begun["alone"]
         if touched.workers:
             connection.execute(_LOCK_WORKERS, {"ids": list(touched.workers)})
         if touched.jobs:
@@ -136,7 +146,7 @@ class PostgresEngine:
 
     def commit(self, connection: Connection, topics: Collection[str]) -> None:
         """Make the transaction durable; with it, other replicas hear of `topics`."""
-        if topics:
+        if topics and not self._alone:
             channel, texts = payloads(self._replica, topics)
             connection.execute(_NOTIFY, {"channel": channel, "payloads": texts})
         connection.execute("COMMIT")

@@ -54,6 +54,10 @@ class Listener:
         os.close(self._ear)
         os.close(self._mouth)
 
+    def wake_all(self) -> None:
+        """Wake everybody who waits, from any thread: something may have been missed."""
+        self._pass_on([EVERYTHING])
+
     # ------------------------------------------------ in the listener's thread
 
     def _connect(self) -> PostgresConnection:
@@ -66,7 +70,7 @@ class Listener:
             try:
                 if connection is None:
                     connection = self._connect()
-                    self._pass_on([EVERYTHING])
+                    self.wake_all()
                 self._listen(connection)
             except psycopg.Error as error:
                 _log.warning("listener.lost", error=str(error).strip())

@@ -33,9 +33,9 @@ class PostgresStore(SqlStore):
     ) -> None:
         self._url = url
         replica = new_id("ctx")
-        engine = PostgresEngine(url, replica, self._grant_grace, clock)
-        super().__init__(engine, notifier, **options)
         self._listener = Listener(url, replica, notifier)
+        engine = PostgresEngine(url, replica, self._grant_grace, clock, self._listener.wake_all)
+        super().__init__(engine, notifier, **options)
 
     async def __aenter__(self) -> Self:
         try:
