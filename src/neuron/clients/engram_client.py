@@ -7,6 +7,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import structlog
@@ -107,6 +108,17 @@ class EngramClient:
         """
         where = bucket or self.models_bucket
         await fetch_files(self.store, where, files, on_bytes=on_bytes, connections=connections)
+
+    async def fingerprint(self, bucket: str | None, prefix: str) -> str:
+        """Return what changes whenever an object below `prefix` does.
+
+        Raises:
+            StorageUnavailableError: ENGRAM cannot be reached, or does not let this worker list.
+        """
+        with translated(prefix):
+            found = await self.store.list(bucket or self.models_bucket, prefix)
+        told = [(info.key, info.size, info.etag, info.last_modified.isoformat()) for info in found]
+        return sha256(repr(told).encode()).hexdigest()
 
     async def download_files(
         self,

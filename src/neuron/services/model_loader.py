@@ -20,8 +20,14 @@ from mnemos.engram.obtain import in_thread, obtain
 
 from ..clients.engram_client import translated
 from ..config import Settings
-from ..errors import InsufficientResourcesError, NeuronError, StorageUnavailableError
+from ..errors import (
+    ArtifactCorruptError,
+    InsufficientResourcesError,
+    NeuronError,
+    StorageUnavailableError,
+)
 from ..utils.metrics import WorkerMetrics
+from .damaged_artifacts import DamagedArtifacts
 from .model_cache import ModelCache
 from .model_manifest import ModelManifest, parse_manifest
 from .model_trust import ModelTrust
@@ -70,6 +76,8 @@ class ArtifactStore(Protocol):
         connections: int = CONNECTIONS,
     ) -> None: ...
 
+    async def fingerprint(self, bucket: str | None, prefix: str) -> str: ...
+
 
 class ModelLoaderService:
     """Brings a model's files to this machine, verified, once for all who ask.
@@ -98,6 +106,7 @@ class ModelLoaderService:
             None if budget is None else int(budget * _GIB),
             settings.pinned_models,
         )
+        self._damaged = DamagedArtifacts(engram_client)
         self._metrics = metrics
         self._locks: dict[str, asyncio.Lock] = {}
         logger.info("model_loader_initialized", cache_dir=str(settings.model_cache_dir))
@@ -261,6 +270,7 @@ class ModelLoaderService:
     ) -> Hold:
         model_key = f"{family}:{version}"
         size_mb = manifest.total_bytes // 2**20
+        await self._damaged.check(manifest)
         logger.info("downloading_model", model=model_key, size_mb=size_mb)
 
         async def fetch(files: Sequence[WantedFile], on_bytes: Callable[[int], None]) -> None:
@@ -281,6 +291,8 @@ class ModelLoaderService:
                 )
         except NeuronError as error:
             logger.error("download_model_failed", model=model_key, error=error.message)
+            if isinstance(error, ArtifactCorruptError):
+                await self._damaged.note(manifest, error)
             raise
         logger.info("model_downloaded", model=model_key, size_mb=size_mb)
         return held

@@ -166,6 +166,9 @@ class HalfwayEngram:
         await self.may_go_on.wait()
         await self.client.fetch(bucket, files, None, connections=connections)
 
+    async def fingerprint(self, bucket: str | None, prefix: str) -> str:
+        return await self.client.fingerprint(bucket, prefix)
+
 
 async def test_all_jobs_that_wait_for_a_load_say_how_far_it_is(platform: Platform) -> None:
     engines = FakeEngines()

@@ -72,6 +72,9 @@ class CountingEngram:
         await self.gate.wait()
         await self.client.fetch(bucket, files, on_bytes)
 
+    async def fingerprint(self, bucket: str | None, prefix: str) -> str:
+        return await self.client.fingerprint(bucket, prefix)
+
 
 def describe(content: dict[str, bytes], path: str = "tiny/1") -> dict[str, Any]:
     return {
@@ -177,6 +180,21 @@ async def test_damage_is_found_and_nothing_is_kept(
 
     assert nothing_left_behind(loader)
     assert loader.cache.get("tiny:1") is None
+
+
+async def test_what_is_damaged_in_the_store_is_fetched_once_until_it_is_mended(
+    tmp_path: Path, loader: ModelLoaderService, engram: CountingEngram
+) -> None:
+    store(tmp_path / "engram", CONTENT | {"config.json": b"[]"})
+    for _ in range(3):
+        with pytest.raises(ArtifactCorruptError, match=r"config\.json"):
+            await loader.load_model("tiny", "1")
+    assert engram.downloads == 1
+
+    store(tmp_path / "engram", CONTENT)
+    await loader.load_model("tiny", "1")
+
+    assert engram.downloads == 2
 
 
 async def test_a_cancelled_download_leaves_nothing(

@@ -64,6 +64,9 @@ class Engram:
         self.asked += 1
         await self._client.fetch(bucket, files, on_bytes)
 
+    async def fingerprint(self, bucket: str | None, prefix: str) -> str:
+        return await self._client.fingerprint(bucket, prefix)
+
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
