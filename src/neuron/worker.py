@@ -173,6 +173,7 @@ class NEURONWorker:
 
     async def _begin(self, parts: WorkerParts, tasks: asyncio.TaskGroup) -> None:
         await asyncio.to_thread(parts.loader.cache.remove_strays)
+        await parts.loader.note_usage()
         await parts.monitor.start()
         self.view.lifecycle.enter(WorkerPhase.CONNECTING)
         await parts.cortex.connect()
