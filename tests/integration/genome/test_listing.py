@@ -78,5 +78,6 @@ async def test_versions_come_in_pages_that_nothing_new_shifts(
         if cursor is None:
             break
         await genome.register(make_body(version=f"9.{len(seen)}.0"))
-        await genome.delete("tiny", seen[-1])  # the next page begins after what is gone
+        if len(seen) == 3:
+            await genome.delete("tiny", seen[-1])  # the next page begins after what is gone
     assert seen == expected
