@@ -52,6 +52,8 @@ class Faults:
     cuts: int = 0
     held_bytes: int = 0
     dropped_bytes: int = 0
+    brought_bytes: int = 0
+    """Passed on to clients."""
 
 
 class FaultProxy:
@@ -190,6 +192,8 @@ class FaultProxy:
             pair.lacks_bytes = True
             return
         left = self._left.get(way)
+        if way is Way.DOWN:
+            self.faults.brought_bytes += len(piece)
         if left is not None and len(piece) >= left:
             del self._left[way]
             sink.write(piece[:left])

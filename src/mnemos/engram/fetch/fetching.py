@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import LocalDiskError, StorageUnavailableError
+from ..errors import DamagedObjectError, LocalDiskError, StorageUnavailableError
 from ..files import OnBytes, local_disk_error
 from .board import Board
 from .limits import Limits
@@ -103,6 +103,7 @@ class Fetching:
     def _fetch(self, board: Board, link: Link, part: Part) -> None:
         part.target.open()
         tries = 0
+        doubted = False
         while not board.stopping and board.is_current(part):
             before = part.done
             try:
@@ -112,6 +113,12 @@ class Fetching:
                 if whole is None:
                     return
                 part = whole
+            except DamagedObjectError:
+                # A store that is pressed may say something strange once.
+                if doubted:
+                    raise
+                doubted = True
+                board.pause(self._limits.first_pause_seconds)
             except Interrupted as interruption:
                 tries = 1 if part.done > before else tries + 1
                 if tries > self._limits.tries and not board.stopping:

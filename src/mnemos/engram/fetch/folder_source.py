@@ -48,7 +48,9 @@ class FolderSource:
             if not stat.S_ISREG(status.st_mode):
                 raise object_not_found(self.bucket, key)
             check_size(target, status.st_size)
-            check_identity(target, (status.st_dev, status.st_ino, status.st_mtime_ns))
+            identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+            check_identity(target, identity)
+            target.identity = identity
         except BaseException:
             os.close(descriptor)
             raise

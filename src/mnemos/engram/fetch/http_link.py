@@ -60,10 +60,15 @@ class HttpLink:
 
     def fetch(self, part: Part) -> None:
         """Bring what the part lacks. Raises Interrupted, WholeOnly or EngramError."""
+        before = part.done
         try:
-            response, connection_socket = self._ask(part)
+            response, opened = self._ask(part)
             length = self._accept(part, response)
-            self._receive(part, response, connection_socket, length)
+            try:
+                self._receive(part, response, opened, length)
+            finally:
+                if part.done > before:  # headers alone may have been cut short
+                    _remember(part, response)
         except BlockingIOError as error:
             self.close()
             raise self._silent() from error
@@ -128,8 +133,7 @@ class HttpLink:
             length = _check_whole(part, response)
         else:
             self._refuse(part, response)
-        etag = response.getheader("ETag")
-        check_identity(part.target, etag)
+        check_identity(part.target, response.getheader("ETag"))
         return length
 
     def _refuse(self, part: Part, response: HTTPResponse) -> NoReturn:
@@ -198,6 +202,12 @@ class HttpLink:
 
     def _silent(self) -> Interrupted:
         return Interrupted(f"nothing came for {self._source.limits.stall_seconds:g} s")
+
+
+def _remember(part: Part, response: HTTPResponse) -> None:
+    etag = response.getheader("ETag")
+    check_identity(part.target, etag)
+    part.target.identity = etag or part.target.identity
 
 
 def _conditions(part: Part) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ class Limits:
     """Read at once, one buffer per connection; a cancel waits for no more than this."""
     hashers: int = 4
     """Files hashed at the same time, behind the writing."""
-    sync_bytes: int = 64 * MIB
+    sync_bytes: int = 128 * MIB
     """Written to a file before the disk is told to begin, so that the last fsync is short."""
     connect_seconds: float = 5.0
     stall_seconds: float = 15.0

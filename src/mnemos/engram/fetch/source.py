@@ -53,10 +53,8 @@ class Source(Protocol):
 
 
 def check_identity(target: Target, identity: object) -> None:
-    """Raise DamagedObjectError unless the object is still the one that was met first."""
-    if target.identity is None:
-        target.identity = identity
-    if identity is not None and target.identity != identity:
+    """Raise DamagedObjectError unless the object is still the one whose bytes came first."""
+    if identity is not None and target.identity not in (None, identity):
         raise changed(target)
 
 
