@@ -110,6 +110,11 @@ async def test_names_that_cannot_be_are_told_before_anything_is_asked(registry: 
     taken = await registry.mnemos("tag", "mine:1.2.0", "1.9.0")
     assert taken.exit_code == 6
     assert "1.9.0 is a version of mine" in taken.stderr
+    (registry.folder / "model").mkdir()
+    await registry.mnemos("tag", "mine:1.2.0", "prod")
+    pushed = await registry.mnemos("push", str(registry.folder / "model"), "--name", "mine:prod")
+    assert pushed.exit_code == 6, "before anything of the folder is looked at"
+    assert "prod is a version tag of mine, which points to 1.2.0." in pushed.stderr
 
 
 async def test_what_a_tag_points_to_is_deleted_by_force_and_shared_files_stay(

@@ -42,14 +42,21 @@ def _genome_fault(error: GenomeError) -> CliError:
 
 
 async def find_model(genome: GenomeClient, family: str, version: str) -> dict[str, Any] | None:
-    """A registered version, or None. Raises CliError when GENOME cannot say."""
+    """A registered version, or None. Raises CliError when GENOME cannot say.
+
+    Conflict for a version tag: no version may be registered under its name.
+    """
     try:
         with told_plainly():
             found = await genome.get(family, version)
     except NotFound:
         return None
-    # A version tag of that name, if there is one, points to another version.
-    return found.model_dump(mode="json") if found.version == version else None
+    if found.version != version:
+        raise Conflict(
+            f"{version} is a version tag of {family}, which points to {found.version}.",
+            hint="name a version",
+        )
+    return found.model_dump(mode="json")
 
 
 async def known_files(genome: GenomeClient, family: str, bucket: str) -> dict[str, str]:
