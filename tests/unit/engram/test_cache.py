@@ -23,6 +23,7 @@ from cache_tools import (
 )
 
 from mnemos.engram.cache import ArtifactCache, Load, check_paths
+from mnemos.engram.cache.holding import try_free
 from mnemos.engram.cache.layout import MARKER
 from mnemos.engram.errors import (
     CacheFullError,
@@ -41,7 +42,7 @@ def shelf(tmp_path: Path) -> Shelf:
     """Three models of 100 KiB each, with nothing in common."""
     shelf = Shelf(tmp_path / "store")
     for seed, name in enumerate(("one:1", "two:1", "three:1")):
-        shelf.put(name, random_content(seed, weights__w=100 * KIB, config=100))
+        shelf.put(name, random_content(seed, weights__w=100 * KIB, config=100, empty=0))
     return shelf
 
 
@@ -396,13 +397,54 @@ async def test_links_that_somebody_put_there_are_not_followed(
 # ---------------------------------------------------------------- many
 
 
+async def test_who_only_looks_whether_a_model_is_in_use_is_waited_for(
+    cache: ArtifactCache, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await bring(cache, shelf, "one:1")).close()
+    looking = try_free(cache.folder("one", "1"))
+    assert looking is not None
+    monkeypatch.setattr(time, "sleep", lambda _: os.close(looking))
+
+    assert cache.get("one", "1"), "it was here all the time"
+
+
+async def test_a_lock_file_that_was_removed_locks_nobody_out(
+    cache: ArtifactCache, shelf: Shelf
+) -> None:
+    (await bring(cache, shelf, "one:1")).close()
+    with cache.locked():
+        cache.layout.lock_file.unlink()
+        with cache.locked():
+            pass
+    assert cached(cache) == {"one:1"}
+
+
+async def test_a_cache_that_cannot_be_written_is_still_used(
+    tmp_path: Path, cache: ArtifactCache, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await bring(cache, shelf, "one:1")).close()
+
+    def refuse(path: Any, flags: int, *given: Any, **named: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *given, **named)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    with cache.hold("one", "1") or pytest.fail("it is here"):
+        (entry,) = cache.entries()
+        assert entry.in_use
+    with pytest.raises(LocalDiskError, match="Read-only"):
+        await bring(cache, shelf, "two:1")
+
+
 def test_a_second_load_of_a_model_waits_and_hears_how_far_the_first_is(
     cache: ArtifactCache, shelf: Shelf
 ) -> None:
     files = files_of(shelf.models["one:1"])
     first = cache.begin("one", "1", files)
     assert isinstance(first, Load)
-    assert len(first.claim().files) == 2
+    assert len(first.claim().files) == 3
     first.tell(37)
 
     second = cache.begin("one", "1", files)
@@ -416,7 +458,7 @@ def test_a_second_load_of_a_model_waits_and_hears_how_far_the_first_is(
     assert claimed.waits
     assert claimed.percent == 37
     first.close()
-    assert len(other.claim().files) == 2
+    assert len(other.claim().files) == 3
     other.close()
     assert strays(cache) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import InvalidKeyError
+from ..errors import InvalidKeyError, LocalDiskError
 from ..keys import check_name
 from ..manifest import ManifestFile
 from .eviction import Budget, Removal, carry_out, choose, evictable
@@ -162,15 +163,16 @@ class ArtifactCache:
         """Return the models that are here, by name. Raises LocalDiskError."""
         if not self.root.is_dir():
             return []
-        with self.locked():
+        with self._looking():
             found = take_inventory(self.layout)
             references = found.references
             return [_entry(self.layout, found, references, model) for model in found.models]
 
     def usage(self) -> Usage:
         """Return how many bytes the cache holds, unfinished files included. LocalDiskError."""
-        self.layout.make()
-        with self.locked():
+        if not self.root.is_dir():
+            self.layout.make()
+        with self._looking():
             held = take_inventory(self.layout).total_bytes
         return Usage(held, self._budget.limit(self.root, held))
 
@@ -219,6 +221,18 @@ class ArtifactCache:
         self.layout.make()
         with self.locked():
             return remove_strays(self.layout, unused_seconds)
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        """As `locked`; without a lock where nothing can be written, and so nothing changes."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.layout.make()
+                stack.enter_context(self.locked())
+            except LocalDiskError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES):
+                    raise
+            yield
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

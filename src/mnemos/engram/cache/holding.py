@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,9 @@ from typing import Self
 from .layout import MARKER, Layout
 from .locks import try_lock
 from .marker import Marker, is_whole, open_marker, read_open_marker
+
+_TRIES = 200
+_PAUSE_SECONDS = 0.005
 
 
 class Hold:
@@ -47,22 +51,31 @@ class Hold:
 
 def hold(layout: Layout, folder: Path, digest: str | None = None) -> Hold | None:
     """Hold the model in `folder` if it is there, whole, with this digest, and not just leaving."""
-    try:
-        handle = open_marker(folder)
-    except OSError:
+    for _ in range(_TRIES):
+        try:
+            handle = open_marker(folder)
+        except OSError:
+            return None
+        held = None
+        try:
+            if try_lock(handle, shared=True):
+                held = _hold_locked(layout, folder, handle, digest)
+                return held
+        finally:
+            if held is None:
+                os.close(handle)
+        time.sleep(_PAUSE_SECONDS)  # somebody looks whether it is in use, or moves it away
+    return None
+
+
+def _hold_locked(layout: Layout, folder: Path, handle: int, digest: str | None) -> Hold | None:
+    marker = read_open_marker(handle)
+    if marker is None or digest not in (None, marker.digest):
         return None
-    held = None
-    try:
-        if try_lock(handle, shared=True) and _is_still_there(handle, folder):
-            marker = read_open_marker(handle)
-            wanted = marker is not None and digest in (None, marker.digest)
-            if marker is not None and wanted and is_whole(layout, folder, marker):
-                _touch(handle)
-                held = Hold(folder, marker, handle)
-    finally:
-        if held is None:
-            os.close(handle)
-    return held
+    if not _is_still_there(handle, folder) or not is_whole(layout, folder, marker):
+        return None
+    _touch(handle)
+    return Hold(folder, marker, handle)
 
 
 def try_free(folder: Path) -> int | None:

@@ -181,7 +181,7 @@ class Load:
         try:
             return make_room(
                 self._layout,
-                self.total_bytes,
+                sum(file.size for file in self._blobs.values()),
                 self._budget,
                 what=self.name,
                 pinned=self._pinned,

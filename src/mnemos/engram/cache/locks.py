@@ -58,21 +58,37 @@ def locked(path: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
 
     Raises LocalDiskError if another process does not let go of it in time.
     """
+    handle = _lock(path, time.monotonic() + wait_seconds)
+    if handle is None:
+        raise LocalDiskError(
+            f"Another process has held {path} for {wait_seconds:g} s: is it stopped?"
+        )
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise local_disk_error("lock", path, error) from error
-    try:
-        deadline = time.monotonic() + wait_seconds
-        while not try_lock(handle):
-            if time.monotonic() > deadline:
-                raise LocalDiskError(
-                    f"Another process has held {path} for {wait_seconds:g} s: is it stopped?"
-                )
-            time.sleep(_POLL_SECONDS)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(path: Path, deadline: float) -> int | None:
+    """Return the file, open and locked; None if that takes too long."""
+    while time.monotonic() <= deadline:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise local_disk_error("lock", path, error) from error
+        if try_lock(handle) and _is_at(path, handle):
+            return handle
+        os.close(handle)
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether the file was not removed meanwhile: others would lock a new one."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except OSError:
+        return False
 
 
 def has_locks(folder: Path) -> bool:

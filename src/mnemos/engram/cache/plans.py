@@ -103,8 +103,10 @@ class OpenPlan:
 
 def live_plans(layout: Layout) -> list[Plan]:
     """Return the plans whose processes live; where there are no locks, all there are."""
+    found: list[Plan] = []
+    if not layout.staging.is_dir():
+        return found
     locks = has_locks(layout.staging)
-    found = []
     for path in _plan_files(layout):
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
