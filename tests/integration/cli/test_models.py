@@ -183,8 +183,11 @@ async def test_prune_removes_only_what_nothing_names(
     foreign.parent.mkdir(parents=True)
     foreign.write_text("{}")
     (version_folder(tmp_path) / "config.json").write_text("of an older layout")
+    half_written = version_folder(tmp_path) / ("0" * 32 + "#0")
+    half_written.write_text("killed")
     young = await mnemos(genome, tmp_path, "models", "prune", "--yes")
-    assert "nothing was removed" in young.stderr
+    assert "0 objects are removed" in young.stderr
+    assert half_written.exists()
     prune = ("models", "prune", "--older-than", "0s")
     dry = await mnemos(genome, tmp_path, *prune, "--dry-run", "-o", "json")
     assert len(answer(dry)["objects"]) == 3

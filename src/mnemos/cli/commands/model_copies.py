@@ -137,10 +137,11 @@ def prune_models(
         _list_strays(rows, output)
     elif rows:
         _show_strays(rows)
-    if dry_run or not rows:
+    if dry_run:
         note(f"{count} objects that nothing names, {total}; nothing was removed.")
         return
-    confirm(f"Remove {count} objects, {total}?", yes)
+    if rows:
+        confirm(f"Remove {count} objects, {total}?", yes)
     run_async(remove_strays(strays))
     note(f"{count} objects are removed, {total}.")
 

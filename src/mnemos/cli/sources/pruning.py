@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemos.engram.store import ObjectInfo, ObjectStore
-from mnemos.engram.strays import find_strays, version_of
+from mnemos.engram.strays import find_strays, remove_unfinished, version_of
 
 from .registry import GenomeClient, told_plainly
 
@@ -24,6 +24,7 @@ class Strays(NamedTuple):
 
     store: ObjectStore
     objects: Sequence[ObjectInfo]
+    older_than: timedelta
 
     @property
     def size_bytes(self) -> int:
@@ -57,11 +58,11 @@ async def look_for_strays(
     named = {
         f"{model['artifact_path']}/{file['path']}" for model in models for file in model["files"]
     }
-    return Strays(store, find_strays(listed, named, settled, older_than))
+    return Strays(store, find_strays(listed, named, settled, older_than), older_than)
 
 
 async def remove_strays(strays: Strays) -> None:
-    """Delete them. Raises CliError; what is left then goes the next time."""
+    """Delete them, and what killed pushes wrote half. Raises CliError; the rest goes next time."""
     slots = asyncio.Semaphore(DELETES)
 
     async def remove(info: ObjectInfo) -> None:
@@ -72,6 +73,7 @@ async def remove_strays(strays: Strays) -> None:
         async with asyncio.TaskGroup() as group:
             for info in strays.objects:
                 group.create_task(remove(info))
+        await remove_unfinished(strays.store, strays.store.models_bucket, strays.older_than)
 
 
 async def _registered(genome: GenomeClient, bucket: str) -> list[dict[str, Any]]:
