@@ -167,13 +167,16 @@ def decide_after_failure(
 
 MAX_LOST_WORKERS = 3
 """So many workers lost under a job are taken for its doing."""
+APART_SECONDS = 30.0
+"""A job that kills its worker has mostly done so by then."""
 
 
 def runs_apart(lost_workers: int, most_lost: int) -> bool:
     """Say whether one more lost worker would end a job for good.
 
-    A worker has one such job at a time: so a job that kills workers is found out by the loss of
-    one on which nobody else is at the end of its tether.
+    A worker is given one such job, and no other for APART_SECONDS or until the first has ended:
+    so a job that kills workers is found out by the loss of one on which nobody else has come to
+    the end of its tether.
     """
     return lost_workers > 0 and lost_workers + 1 >= most_lost
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cortex_tools import LEASE, StoreTools
 
-from mnemos.cortex.records import ClaimRequest, Report
-from mnemos.cortex.state_machine import JobState
+from mnemos.cortex.records import AttemptRef, ClaimRequest, Report
+from mnemos.cortex.state_machine import APART_SECONDS, JobState
 
 
 async def claim(tools: StoreTools, worker_id: str = "wrk_a", max_jobs: int = 8) -> list[str]:
@@ -77,6 +77,11 @@ async def test_a_suspect_runs_beside_others_but_not_beside_a_suspect(tools: Stor
     assert [leased.job.job_id for leased in first] == [suspects[0], *innocent[:3]]
     assert [leased.job.job_id for leased in more] == innocent[3:7]
     assert [leased.job.job_id for leased in elsewhere] == [suspects[1]]
+
+    tools.clock.turn(APART_SECONDS)
+    await tools.store.renew("wrk_a", [AttemptRef(suspects[0], 3)])
+    later = await tools.claim(max_jobs=2)
+    assert [leased.job.job_id for leased in later] == [suspects[2], innocent[7]]
 
 
 async def test_who_leaves_a_suspect_asks_again_soon(tools: StoreTools) -> None:

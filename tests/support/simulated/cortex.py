@@ -10,7 +10,13 @@ from lease_ledger import Ledger, Line, Record
 from lease_rules import demand
 
 from mnemos.cortex.records import Fence
-from mnemos.cortex.state_machine import MAX_LOST_WORKERS, TERMINAL, JobState, runs_apart
+from mnemos.cortex.state_machine import (
+    APART_SECONDS,
+    MAX_LOST_WORKERS,
+    TERMINAL,
+    JobState,
+    runs_apart,
+)
 
 from .books import Books
 from .flaws import Flaws
@@ -61,6 +67,7 @@ class SimulatedCortex:
         self._commit_timer: Timer | None = None
         self.at_next_lease: dict[str, Deed] = {}
         """What is to happen to a worker just when it is given a job."""
+        self._given_at: dict[str, float] = {}
         self._crash_soon = False
         self._is_spared = False
         books.ledger = self.ledger
@@ -244,13 +251,16 @@ class SimulatedCortex:
         self, worker_id: str, due: Sequence[tuple[str, Record]]
     ) -> list[tuple[str, Record]]:
         """Those that may run beside one another, and what the worker has."""
-        has_one = any(_is_suspect(self.ledger.records[one]) for one in self._held_by(worker_id))
+        since = self._world.now - APART_SECONDS
+        held = [one for one in self._held_by(worker_id) if self._given_at[one] > since]
+        has_one = any(_is_suspect(self.ledger.records[one]) for one in held)
         suspects = [job_id for job_id, record in due if _is_suspect(record)]
         left_out = set(suspects if has_one else suspects[1:])
         self._world.fired["suspect left for another worker"] += len(left_out)
         return [(job_id, record) for job_id, record in due if job_id not in left_out]
 
     def _lease(self, worker_id: str, job_id: str, record: Record) -> Leased:
+        self._given_at[job_id] = self._world.now
         spec, job = self.specs[job_id], record.job
         is_void = not spec.continues or (job.attempt == job.void_attempts)
         begins_again = bool(text_of(record.log)) and is_void

@@ -1,7 +1,8 @@
 """Which queued jobs may not run together: those that one more lost worker would end for good.
 
-A worker has one of them at a time. Any of the jobs on a lost worker may have killed it; so that
-the one that did is parked and not its neighbours, each of those has its last chances apart.
+A worker is given one of them, and the next when that one has ended or run for a while. Any of the
+jobs on a lost worker may have killed it; so that the one that did is parked and not its neighbours,
+each of those has its last chance apart.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from ..state_machine import runs_apart
+from ..state_machine import APART_SECONDS, runs_apart
 from .transaction import Row, Transaction
 
 LEFT_TO_RUN_APART_SECONDS = 1.0
@@ -18,6 +19,7 @@ LEFT_TO_RUN_APART_SECONDS = 1.0
 _HELD = """
 SELECT MAX(jobs.lost_workers) AS most FROM attempts JOIN jobs ON jobs.seq = attempts.job_seq
 WHERE attempts.worker_id = :worker_id AND attempts.ended_at IS NULL
+    AND attempts.started_at > :since
 """
 
 
@@ -36,9 +38,10 @@ class Suspects:
         return bool(job["lost_workers"]) and runs_apart(job["lost_workers"], self._most_lost)
 
     def has_one(self, worker_id: str) -> bool:
-        """Whether the worker has one already."""
+        """Whether the worker has one already that it was given a short while ago."""
         if worker_id not in self._had:
-            row = self._tx.one(_HELD, {"worker_id": worker_id})
+            since = self._tx.now - APART_SECONDS
+            row = self._tx.one(_HELD, {"worker_id": worker_id, "since": since})
             most = row["most"] if row is not None else None
             self._had[worker_id] = runs_apart(most or 0, self._most_lost)
         return self._had[worker_id] or self._given[worker_id] > 0
