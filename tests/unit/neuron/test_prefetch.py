@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,17 +37,17 @@ class Loader:
         self.errors: dict[str, Exception] = {}
         self.may_end = asyncio.Event()
         self.job_may_end = asyncio.Event()
-        self.changed = asyncio.Event()
+        self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def fetch_ahead(
         self, family: str, version: str, *, spared_seconds: float, connections: int
     ) -> bool:
         self.ahead.append(family)
-        self.changed.set()
         try:
             if error := self.errors.get(family):
                 raise error
-            await self.may_end.wait()
+            async with self.locks[family]:
+                await self.may_end.wait()
         except asyncio.CancelledError:
             self.cancelled.append(family)
             raise
@@ -62,8 +63,9 @@ class Loader:
         on_transfer: Callable[[int, int], None] | None = None,
     ) -> AsyncIterator[ModelInUse]:
         assert on_transfer is not None
-        on_transfer(0, 10)
-        await self.job_may_end.wait()
+        async with self.locks[family]:
+            on_transfer(0, 10)
+            await self.job_may_end.wait()
         yield ModelInUse(Path("x"), "")
 
 
