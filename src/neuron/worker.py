@@ -165,6 +165,7 @@ class NEURONWorker:
         await until_first(self._begin(parts, tasks), self._stop_requested.wait())
         if self.view.lifecycle.phase is WorkerPhase.STARTING:
             self.view.lifecycle.enter(WorkerPhase.IDLE)
+            self._on_activity()
             self.ready.set()
             parts.heartbeat.poke()
             logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)

@@ -5,8 +5,8 @@ Generated types stop in this package.
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,7 +24,10 @@ from ..models.job import (
     JobStatus,
     JobType,
     LeasedJob,
+    ModelConfig,
+    Requirements,
     ResumeState,
+    RetryConfig,
     RowResult,
     StreamChunk,
 )
@@ -43,6 +46,8 @@ _JOB_TYPE = {kind: pb.JobType.Value(f"JOB_TYPE_{kind.name}") for kind in JobType
 _JOB_TYPE_BACK = {value: kind for kind, value in _JOB_TYPE.items()}
 _ERROR_CODE = {code: pb.ErrorCode.Value(f"ERROR_CODE_{code.name}") for code in ErrorCode}
 _ERROR_CODE_BACK = {value: code for code, value in _ERROR_CODE.items()}
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_DAY_SECONDS = 86_400
 _VERDICT_BACK = {pb.Verdict.Value(f"VERDICT_{verdict.name}"): verdict for verdict in Verdict}
 
 
@@ -80,8 +85,10 @@ def from_duration(duration: Duration) -> float:
 
 def to_timestamp(moment: datetime) -> Timestamp:
     """Return a protobuf timestamp of an aware moment."""
-    seconds = int(moment.replace(microsecond=0).timestamp())
-    return Timestamp(seconds=seconds, nanos=moment.microsecond * 1000)
+    since = moment - _EPOCH
+    return Timestamp(
+        seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000
+    )
 
 
 def from_timestamp(timestamp: Timestamp) -> datetime:
@@ -105,9 +112,9 @@ def from_verdicts(verdicts: Any) -> dict[AttemptRef, Verdict]:
     return {AttemptRef(v.job_id, v.attempt): from_verdict(v.verdict) for v in verdicts}
 
 
-def from_acquired(response: pb.AcquireJobResponse, asked_at: float = -math.inf) -> AcquiredJobs:
+def from_acquired(response: pb.AcquireJobResponse) -> AcquiredJobs:
     """Return the jobs of a response; one that cannot be read is refused alone."""
-    acquired = AcquiredJobs([], [], asked_at)
+    acquired = AcquiredJobs([], [])
     for message in response.jobs:
         try:
             acquired.jobs.append(_leased(message))
@@ -163,12 +170,7 @@ def _job(message: pb.JobSpec) -> JobSpec:
         "job_id": message.job_id,
         "job_type": _JOB_TYPE_BACK[message.job_type],
         "priority": message.priority,
-        "model": {
-            "family": message.model.family,
-            "version": message.model.version,
-            "runtime": message.model.runtime,
-            "runtime_config": decode_json(message.model.runtime_config_json, {}),
-        },
+        "model": _model(message.model.SerializeToString()),
         "input": _input(message.input),
         "timeout_seconds": message.timeout_seconds,
         "metadata": decode_json(message.metadata_json, {}),
@@ -178,13 +180,9 @@ def _job(message: pb.JobSpec) -> JobSpec:
     if message.HasField("submitted_at"):
         document["submitted_at"] = from_timestamp(message.submitted_at)
     if message.HasField("retry_config"):
-        document["retry_config"] = _retry_config(message.retry_config)
+        document["retry_config"] = _retry_config(message.retry_config.SerializeToString())
     if message.HasField("requirements"):
-        document["requirements"] = {
-            "min_memory_mb": message.requirements.min_memory_mb,
-            "min_gpu_memory_mb": message.requirements.min_gpu_memory_mb,
-            "tags": dict(message.requirements.tags),
-        }
+        document["requirements"] = _requirements(message.requirements.SerializeToString())
     return JobSpec.model_validate(document)
 
 
@@ -198,15 +196,41 @@ def _input(message: pb.JobInput) -> dict[str, Any]:
     }
 
 
-def _retry_config(message: pb.RetryConfig) -> dict[str, Any]:
-    return {
-        "max_retries": message.max_retries,
-        "initial_backoff_seconds": from_duration(message.initial_backoff),
-        "max_backoff_seconds": from_duration(message.max_backoff),
-        "retryable_codes": [
+# Most jobs have these parts in common; nobody changes them.
+
+
+@lru_cache(maxsize=256)
+def _model(body: bytes) -> ModelConfig:
+    message = pb.ModelRef.FromString(body)
+    return ModelConfig(
+        family=message.family,
+        version=message.version,
+        runtime=message.runtime,
+        runtime_config=decode_json(message.runtime_config_json, {}),
+    )
+
+
+@lru_cache(maxsize=256)
+def _requirements(body: bytes) -> Requirements:
+    message = pb.Requirements.FromString(body)
+    return Requirements(
+        min_memory_mb=message.min_memory_mb,
+        min_gpu_memory_mb=message.min_gpu_memory_mb,
+        tags=dict(message.tags),
+    )
+
+
+@lru_cache(maxsize=256)
+def _retry_config(body: bytes) -> RetryConfig:
+    message = pb.RetryConfig.FromString(body)
+    return RetryConfig(
+        max_retries=message.max_retries,
+        initial_backoff_seconds=from_duration(message.initial_backoff),
+        max_backoff_seconds=from_duration(message.max_backoff),
+        retryable_codes=[
             _ERROR_CODE_BACK[code] for code in message.retryable_codes if code in _ERROR_CODE_BACK
         ],
-    }
+    )
 
 
 def to_status_update(update: StatusUpdate) -> pb.StatusUpdate:

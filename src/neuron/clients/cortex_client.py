@@ -25,7 +25,7 @@ from ..errors import (
     WorkerUnknownError,
 )
 from ..models.action import Action, HeartbeatAnswer
-from ..models.job import JobResult, JobSpec, JobStatus, JobType
+from ..models.job import JobResult, JobSpec, JobStatus, JobType, LeasedJob
 from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, StatusUpdate, Verdict
 from ..models.worker import Heartbeat, LoadedModel, WorkerInfo, WorkerRegistration, WorkerStatus
 from . import convert, convert_worker
@@ -57,6 +57,8 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+CONFIRM_SECONDS = 1.0
+"""How long the first renewal may take; then it is asked for in the usual way."""
 REFUSAL_AGE_SECONDS = 3.0
 """How old a refusal may be that a call brings: between two tries to connect there are 2.4 s."""
 _REFUSED = os.strerror(errno.ECONNREFUSED)
@@ -272,12 +274,30 @@ class CortexClient:
             instance_id=self.instance_id,
         )
         deadline = wait_seconds + self.timeout
-        asked_at = asyncio.get_running_loop().time()
         if told := await self._over_stream(deadline, acquire=request):
-            answer = told.acquired
-        else:
-            answer = await self._call(lambda: self.stub.AcquireJob(request, timeout=deadline))
-        return convert.from_acquired(answer, asked_at)
+            acquired = convert.from_acquired(told.acquired)
+            if acquired.jobs:
+                await self._confirm(acquired.jobs, told.number)
+            return acquired
+        answer = await self._call(lambda: self.stub.AcquireJob(request, timeout=deadline))
+        return convert.from_acquired(answer)
+
+    async def _confirm(self, jobs: list[LeasedJob], number: int) -> None:
+        """Renew at once and together the leases of jobs that an answer on the stream brought.
+
+        Where that fails, or comes too late, they are renewed like any others.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            told = await self._over_stream(CONFIRM_SECONDS, confirm=number)
+        except NeuronError as error:
+            logger.debug("claim_not_confirmed", error=error.message)
+            return
+        seconds = convert.from_duration(told.confirmed) if told is not None else 0.0
+        if seconds:
+            for leased in jobs:
+                leased.lease_seconds = seconds
+                leased.confirmed_at = asked_at
 
     async def renew_leases(
         self, worker_id: str, refs: list[AttemptRef], within_seconds: float | None = None

@@ -239,3 +239,5 @@ class LeasedJob(BaseModel):
     resume: ResumeState | None = None
     engine_crashes: int = Field(default=0, ge=0)
     """Engines that died under this job so far; from two on it runs alone in its engine."""
+    confirmed_at: float | None = None
+    """When its first renewal was asked for (monotonic), if that has succeeded already."""

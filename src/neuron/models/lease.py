@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -82,8 +81,6 @@ class AcquiredJobs:
 
     jobs: list[LeasedJob]
     refused: list[RefusedJob]
-    asked_at: float = -math.inf
-    """When they were asked for (monotonic): no lease of theirs began before."""
 
     @property
     def refs(self) -> list[AttemptRef]:

@@ -61,6 +61,8 @@ class EngineKey(NamedTuple):
         cls, model: ModelConfig, runtime: RuntimeType, more: Mapping[str, Any] | None = None
     ) -> EngineKey:
         """Return the engine that a job's model needs; `more` is for what its config leaves out."""
+        if not more and not model.runtime_config:
+            return cls(model.family, model.version, runtime, "{}")
         config = {**(more or {}), **model.runtime_config}
         text = msgspec.json.encode(config, order="deterministic").decode()
         return cls(model.family, model.version, runtime, text)

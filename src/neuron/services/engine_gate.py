@@ -23,15 +23,21 @@ class EngineGate:
     @asynccontextmanager
     async def hold(self, *, alone: bool) -> AsyncIterator[None]:
         """Be inside for the length of the block. Cancelling the wait leaves the queue."""
-        await self._enter(alone=alone)
+        await self.enter(alone=alone)
         try:
             yield
         finally:
-            self._inside -= 1
-            self._closed = False
+            self.leave()
+
+    def leave(self) -> None:
+        """Be inside no more."""
+        self._inside -= 1
+        self._closed = False
+        if self._waiting:
             self._admit()
 
-    async def _enter(self, *, alone: bool) -> None:
+    async def enter(self, *, alone: bool) -> None:
+        """Come in, until leave(). Cancelling the wait leaves the queue."""
         if not self._waiting and self._has_room(alone=alone):
             self._let_in(alone=alone)
             return

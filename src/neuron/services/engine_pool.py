@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 
 import structlog
@@ -39,6 +39,29 @@ STARTING_NEWS_SECONDS = 5.0
 _WAITING = LoadProgress("waiting until another model can make room")
 
 MeasureDemand = Callable[[EngineKey, Path, MemoryBudget], Awaitable[Demand]]
+
+
+class EngineUse(AbstractAsyncContextManager[Engine]):
+    """An engine for the length of a block; made by EnginePool.use()."""
+
+    __slots__ = ("_alone", "_key", "_on_progress", "_pool", "_resident")
+
+    def __init__(
+        self, pool: EnginePool, key: EngineKey, on_progress: OnProgress, *, alone: bool
+    ) -> None:
+        self._pool = pool
+        self._key = key
+        self._on_progress = on_progress
+        self._alone = alone
+        self._resident: Resident | None = None
+
+    async def __aenter__(self) -> Engine:
+        self._resident = await self._pool.borrow(self._key, self._on_progress, alone=self._alone)
+        return self._resident.engine
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._resident is not None
+        self._pool.give_back(self._resident)
 
 
 class EnginePool:
@@ -167,24 +190,32 @@ class EnginePool:
         resident = self._find(key)
         return None if resident is None else resident.digest
 
-    @asynccontextmanager
-    async def use(
-        self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False
-    ) -> AsyncIterator[Engine]:
+    def use(self, key: EngineKey, on_progress: OnProgress, *, alone: bool = False) -> EngineUse:
         """Lend the engine for `key`, loading it first if necessary; `alone`: to nobody else.
 
         Raises the load's NeuronError; ModelTooLargeError when a bigger worker must do it.
         Cancelling the wait stops a load that nobody else wants.
         """
+        return EngineUse(self, key, on_progress, alone=alone)
+
+    async def borrow(self, key: EngineKey, on_progress: OnProgress, *, alone: bool) -> Resident:
+        """Return what lends the engine, until give_back(); as use()."""
         resident = await self._join(key, on_progress)
         try:
-            await self._settled(resident, on_progress)
+            if not resident.settled.is_set():
+                await self._settled(resident, on_progress)
             if resident.error is not None:
                 raise resident.error
-            async with resident.gate.hold(alone=alone):
-                yield resident.engine
-        finally:
+            await resident.gate.enter(alone=alone)
+        except BaseException:
             self._leave(resident)
+            raise
+        return resident
+
+    def give_back(self, resident: Resident) -> None:
+        """Use it no more."""
+        resident.gate.leave()
+        self._leave(resident)
 
     async def _join(self, key: EngineKey, on_progress: OnProgress) -> Resident:
         while True:
@@ -213,7 +244,10 @@ class EnginePool:
         self._changed.notify()
 
     def _find(self, key: EngineKey) -> Resident | None:
-        return next((r for r in self._residents if r.key == key), None)
+        for resident in self._residents:
+            if resident.key == key:
+                return resident
+        return None
 
     def _begin(self, key: EngineKey) -> Resident:
         assert self._tasks is not None, "the pool was not started"
@@ -346,8 +380,13 @@ class EnginePool:
         return demand.least_mb <= room
 
     def _first_waiting(self) -> Resident | None:
-        waiting = [r for r in self._residents if r.state is ResidentState.WAITING]
-        return min(waiting, key=lambda r: r.waiting_since, default=None)
+        first: Resident | None = None
+        for resident in self._residents:
+            if resident.state is ResidentState.WAITING and (
+                first is None or resident.waiting_since < first.waiting_since
+            ):
+                first = resident
+        return first
 
     def _is_first(self, resident: Resident) -> bool:
         return self._first_waiting() is resident

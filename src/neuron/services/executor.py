@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,8 @@ from .slots import SlotPool
 logger = structlog.get_logger(__name__)
 
 UNLEASED_SECONDS = 15.0
+STARTED_AT_ONCE = 16
+"""So many of the jobs that came together begin, then whatever else is to be done has its turn."""
 
 
 class ExecutorService:
@@ -55,6 +58,7 @@ class ExecutorService:
         self._on_activity = on_activity
         self._tasks: asyncio.TaskGroup | None = None
         self._job_tasks: set[asyncio.Task[None]] = set()
+        self._to_start: deque[JobRun] = deque()
         self._waiting: dict[str, LeasedJob] = {}
         self._ended = asyncio.Event()
         logger.info(
@@ -148,6 +152,7 @@ class ExecutorService:
 
     async def stop(self) -> None:
         """Drop what is left, without a word to CORTEX. May be called twice."""
+        self._to_start.clear()
         running = {task for task in self._job_tasks if not task.done()}
         for task in running:
             task.cancel()
@@ -163,9 +168,21 @@ class ExecutorService:
     def _begin(self, leased: LeasedJob) -> None:
         assert self._services is not None
         run = JobRun(leased, self._services, self.slots.give_back)
+        was_idle = not self.active_jobs
         self.active_jobs[run.ref.job_id] = run
-        self._start_task(self._run(run), f"job {run.ref.job_id}")
-        self._on_activity()
+        if not self._to_start:
+            asyncio.get_running_loop().call_soon(self._start_some)
+        self._to_start.append(run)
+        if was_idle:
+            self._on_activity()
+
+    def _start_some(self) -> None:
+        """Start a few jobs, and in a moment the next: others shall have their turn between."""
+        for _ in range(min(STARTED_AT_ONCE, len(self._to_start))):
+            run = self._to_start.popleft()
+            self._start_task(self._run(run), f"job {run.ref.job_id}")
+        if self._to_start:
+            asyncio.get_running_loop().call_soon(self._start_some)
 
     async def _run(self, run: JobRun) -> None:
         try:
@@ -174,7 +191,8 @@ class ExecutorService:
             if self.active_jobs.get(run.ref.job_id) is run:
                 del self.active_jobs[run.ref.job_id]
             self._ended.set()
-            self._on_activity()
+            if not self.active_jobs:
+                self._on_activity()
         if isinstance(outcome, Ended):
             if outcome.status is JobStatus.COMPLETED:
                 self.total_completed += 1

@@ -18,12 +18,15 @@ from ..errors import (
 )
 from ..models.job import ErrorDetails, JobOutput, JobResult, JobStatus, LeasedJob, Requirements
 from ..models.lease import ReleasedJob, ref_of
+from ..utils.line_budget import LineBudget
 from .drain_plan import TextProgress
 from .job_work import JobServices, JobWork
 from .lease_keeper import LeaseLoss
 from .outcomes import Dropped, Ended, HandedBack, Outcome, StopReason, label_of
 
 logger = structlog.get_logger(__name__)
+
+_completions = LineBudget()
 
 LAST_CHUNKS_SECONDS = 2.0
 """How long a job that is handed back may wait for its last tokens and rows to arrive."""
@@ -58,6 +61,8 @@ class JobRun:
         """The task that does the work, while it does."""
         self._interrupted = False
         self._lease = services.leases.hold(leased, self._on_loss)
+        if leased.confirmed_at is not None:
+            services.leases.confirm(self._lease, leased.confirmed_at)
 
     @property
     def progress(self) -> TextProgress | None:
@@ -133,7 +138,8 @@ class JobRun:
 
     async def _execute(self) -> Outcome:
         job = self.leased.job
-        await self._lease.confirmed.wait()
+        if not self._lease.confirmed.is_set():
+            await self._lease.confirmed.wait()
         try:
             async with asyncio.timeout_at(
                 self._accepted_at + self.leased.time_left_seconds
@@ -231,9 +237,13 @@ class JobRun:
 
     def _complete(self, output: JobOutput) -> JobOutput:
         """Add what the worker knows and the engine does not."""
-        metrics = {"load_ms": round(self._work.load_ms, 3), "queue_ms": 0.0} | output.metrics
-        metadata = output.metadata | self._work.digests
-        return output.model_copy(update={"metrics": metrics, "metadata": metadata})
+        load_ms = round(self._work.load_ms, 3)
+        return JobOutput(
+            result=output.result,
+            result_reference=output.result_reference,
+            metadata=output.metadata | self._work.digests,
+            metrics={"load_ms": load_ms, "queue_ms": 0.0} | output.metrics,
+        )
 
     def _log_outcome(self, outcome: Outcome) -> None:
         seconds = self._clock() - self._accepted_at
@@ -244,12 +254,14 @@ class JobRun:
                 told = output.metadata if output else {}
                 tokens = told.get("tokens_generated", 0) - told.get("resumed_tokens", 0)
                 metrics.tokens.inc(tokens)
-                logger.info(
-                    "job_completed",
-                    job_id=job_id,
-                    duration_seconds=round(seconds, 3),
-                    tokens_generated=tokens,
-                )
+                if _completions.take():
+                    logger.info(
+                        "job_completed",
+                        job_id=job_id,
+                        duration_seconds=round(seconds, 3),
+                        tokens_generated=tokens,
+                        **_completions.told(),
+                    )
             case Ended(JobStatus.TIMEOUT, _, _):
                 logger.error(
                     "job_timeout", job_id=job_id, timeout_seconds=self.leased.job.timeout_seconds
@@ -266,7 +278,7 @@ class JobRun:
                 logger.info("job_handed_back", job_id=job_id, reason=reason)
             case Dropped():
                 logger.info("job_dropped", job_id=job_id)
-        metrics.jobs.labels(label_of(outcome)).inc()
+        metrics.jobs_ended(label_of(outcome)).inc()
         metrics.job_seconds.observe(seconds)
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +34,7 @@ from ..models.sampling import SamplingParameters
 from ..runtimes.base import Generation
 from ..runtimes.registry import parse_runtime
 from ..utils.metrics import WorkerMetrics
+from ..utils.tracing import span_around
 from .drain_plan import SpeedMeter, TextProgress
 from .engine import Engine, EngineKey, ModelSource
 from .input_references import InputReferences
@@ -39,7 +46,6 @@ from .status_reporter import StatusReporter
 from .token_streamer import TokenStream, TokenStreamer
 
 logger = structlog.get_logger(__name__)
-tracer = trace.get_tracer(__name__)
 
 ALONE_AFTER_CRASHES = 2
 """A job under which that many engines died gets the next one for itself."""
@@ -47,6 +53,7 @@ ROW_JOBS = frozenset({JobType.BATCH_INFERENCE, JobType.EVALUATION})
 CHECKPOINT_SECONDS = 2.0
 """How often the tokens of an answer that nobody reads along are kept in CORTEX."""
 _VLLM_SEQUENCES = 256
+_NOTHING: AbstractAsyncContextManager[None] = nullcontext()
 
 
 class Engines(Protocol):
@@ -153,6 +160,8 @@ class JobWork:
     def _adapters(self) -> list[str]:
         """The adapters that the job or its rows name."""
         job_input = self._leased.job.input
+        if not job_input.parameters and not job_input.inputs:
+            return []
         rows = (row.get("parameters") for row in job_input.inputs or () if isinstance(row, dict))
         asked = (job_input.parameters, *(each for each in rows if isinstance(each, dict)))
         named = (parameters.get("adapter") for parameters in asked)
@@ -160,7 +169,7 @@ class JobWork:
 
     async def run(self) -> JobOutput:
         """Do it; raises the NeuronError that it failed of."""
-        with tracer.start_as_current_span("execute_job") as span:
+        with span_around("execute_job") as span:
             span.set_attribute("job.id", self._leased.job.job_id)
             return await self._run()
 
@@ -172,11 +181,11 @@ class JobWork:
             self._tell(JobStatus.LOADING_MODEL, "waiting for the model")
         job_input = await self._services.references.resolve(job.input)
         alone = self._leased.engine_crashes >= ALONE_AFTER_CRASHES
-        async with AsyncExitStack() as held:
-            await self._hold_adapters(held)
-            engine = await held.enter_async_context(
-                self._services.engines.use(key, self._tell_progress, alone=alone)
-            )
+        engines = self._services.engines
+        async with (
+            self._holding(self._adapters),
+            engines.use(key, self._tell_progress, alone=alone) as engine,
+        ):
             self.load_ms = 1000 * (self._clock() - waited_from)
             self._note_digest(key)
             self._tell(JobStatus.EXECUTING)
@@ -191,17 +200,22 @@ class JobWork:
             async with aclosing(engine.generate(job_input, self._text_so_far)) as generations:
                 return await self._follow(generations, job_input.sampling)
 
-    async def _hold_adapters(self, held: AsyncExitStack) -> None:
-        """Have the files of the job's adapters here for as long as it runs."""
+    def _holding(self, adapters: list[str]) -> AbstractAsyncContextManager[None]:
+        """Have the files of adapters here for the length of a block."""
+        return self._hold_adapters(adapters) if adapters else _NOTHING
+
+    @asynccontextmanager
+    async def _hold_adapters(self, adapters: list[str]) -> AsyncIterator[None]:
         digests = {}
-        for adapter in self._adapters:
-            family, _, version = adapter.partition(":")
-            model = await held.enter_async_context(
-                self._services.models.using(family, version, self._tell_progress)
-            )
-            digests[adapter] = model.digest
-        if digests:
+        async with AsyncExitStack() as held:
+            for adapter in adapters:
+                family, _, version = adapter.partition(":")
+                model = await held.enter_async_context(
+                    self._services.models.using(family, version, self._tell_progress)
+                )
+                digests[adapter] = model.digest
             self.digests["adapter_digests"] = digests
+            yield
 
     def _note_digest(self, key: EngineKey) -> None:
         if digest := self._services.engines.digest_of(key):

@@ -53,12 +53,18 @@ class Lease:
     `on_loss` is called at most once, on the event loop. A lease is renewed until release().
     """
 
-    __slots__ = ("_on_loss", "confirmed", "deadline", "lost", "ref")
+    __slots__ = ("_on_loss", "confirmed", "deadline", "lost", "ref", "seconds")
 
     def __init__(
-        self, ref: AttemptRef, deadline: float, on_loss: Callable[[LeaseLoss], None]
+        self,
+        ref: AttemptRef,
+        seconds: float,
+        deadline: float,
+        on_loss: Callable[[LeaseLoss], None],
     ) -> None:
         self.ref = ref
+        self.seconds = seconds
+        """How long it was said to last when the job came."""
         self.deadline = deadline
         """When it must be let go (monotonic), unless it is renewed before."""
         self.confirmed = asyncio.Event()
@@ -136,12 +142,18 @@ class LeaseKeeper(Service):
     def hold(self, leased: LeasedJob, on_loss: Callable[[LeaseLoss], None]) -> Lease:
         """Begin to renew a job's lease."""
         deadline = _deadline(self._loop.time(), leased.lease_seconds)
-        lease = Lease(ref_of(leased), deadline, on_loss)
+        lease = Lease(ref_of(leased), leased.lease_seconds, deadline, on_loss)
         self._leases[lease.ref] = lease
         self._watch(deadline)
         self._interval = min(self._interval, leased.lease_seconds / RENEWALS_PER_LEASE)
         self._new_lease.set()
         return lease
+
+    def confirm(self, lease: Lease, asked_at: float) -> None:
+        """Its first renewal has succeeded; it was asked for at `asked_at` (monotonic)."""
+        lease.deadline = _deadline(asked_at, lease.seconds)
+        self._watch(lease.deadline)
+        lease.confirmed.set()
 
     def release(self, lease: Lease) -> None:
         """Renew no more: the job has ended and CORTEX knows it."""
@@ -193,6 +205,8 @@ class LeaseKeeper(Service):
         while True:
             if not self._leases:
                 await self._new_lease.wait()
+                # Nothing is held but what is new, and that is renewed by itself.
+                self._all_due_at = max(self._all_due_at, self._loop.time() + self._interval)
             self._new_lease.clear()
             asked_at = self._loop.time()
             try:

@@ -16,6 +16,7 @@ from ..models.job import LeasedJob
 from ..models.lease import AcquiredJobs, AttemptRef, RefusedJob, ReleasedJob, Verdict
 from ..models.worker import LoadedModel
 from ..utils.concurrency import innermost
+from ..utils.line_budget import LineBudget
 from ..utils.retry import Backoff
 from .identity import Registrar
 from .service import Service
@@ -114,6 +115,7 @@ class JobPollerService(Service):
         self._poll_ended = asyncio.Event()
         self._backoff = Backoff(initial=0.2, maximum=5.0)
         self._pause = 0.0
+        self._lines = LineBudget()
         logger.info("poller_service_initialized", worker_id=worker_id, poll_interval=poll_interval)
 
     async def stop(self) -> None:
@@ -163,7 +165,7 @@ class JobPollerService(Service):
         """How many slots make a poll worth its while: beside another that is open, some."""
         if not self._open:
             return 1
-        return max(LEAST_BESIDE, self.executor_service.slots.capacity // MOST_POLLS)
+        return max(LEAST_BESIDE, self.executor_service.slots.capacity // 2)
 
     def _request_id(self, reserved: int) -> str:
         """The id of a poll whose answer never came, so that its jobs come now; else a new one.
@@ -218,14 +220,16 @@ class JobPollerService(Service):
 
     def _submit(self, acquired: AcquiredJobs) -> None:
         for leased in acquired.jobs:
-            logger.info(
-                "job_acquired",
-                job_id=leased.job.job_id,
-                attempt=leased.attempt,
-                job_type=leased.job.job_type.value,
-                priority=leased.job.priority,
-                model=f"{leased.job.model.family}/{leased.job.model.version}",
-            )
+            if self._lines.take():
+                logger.info(
+                    "job_acquired",
+                    job_id=leased.job.job_id,
+                    attempt=leased.attempt,
+                    job_type=leased.job.job_type.value,
+                    priority=leased.job.priority,
+                    model=f"{leased.job.model.family}/{leased.job.model.version}",
+                    **self._lines.told(),
+                )
             self.executor_service.slots.take_over()
             self.executor_service.submit_reserved(leased)
         for refused in acquired.refused:

@@ -82,8 +82,9 @@ class _Queue(Generic[Item]):
     def put(self, ref: AttemptRef, item: Item, size: int) -> asyncio.Future[Verdict]:
         entry = self._entries.get(ref)
         if entry is None:
-            answered: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-            entry = self._entries[ref] = _Entry(item, size, answered)
+            entry = self._entries[ref] = _Entry(item, size, _future())
+        elif entry.answered.cancelled():
+            entry.answered = _future()
         return entry.answered
 
     async def send_batch(self) -> None:
@@ -148,7 +149,6 @@ class ResultReporter(Service):
         self._outbox = outbox
         self._unjudged: set[AttemptRef] = set()
         self._registrar = registrar
-        self._metrics = metrics
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -158,6 +158,8 @@ class ResultReporter(Service):
         self._releases: _Queue[ReleasedJob] = _Queue(
             lambda jobs: client.release_jobs(registrar.worker_id, jobs), self.drop
         )
+        if metrics is not None:
+            metrics.unreported.set_function(lambda: self.backlog)
 
     @property
     def unjudged_results(self) -> int:
@@ -265,8 +267,9 @@ class ResultReporter(Service):
             self._outbox.keep_report(ref, report, stream.unacknowledged if stream else tuple)
 
     async def _enqueued(self, answered: asyncio.Future[Verdict]) -> Verdict:
-        self._note_backlog()
-        return await asyncio.shield(answered)
+        self._work.set()
+        self._empty.clear()
+        return await answered  # whoever is cancelled here leaves the entry where it is
 
     def _note_backlog(self) -> None:
         if self.backlog:
@@ -275,8 +278,10 @@ class ResultReporter(Service):
         else:
             self._work.clear()
             self._empty.set()
-        if self._metrics is not None:
-            self._metrics.unreported.set(self.backlog)
+
+
+def _future() -> asyncio.Future[Verdict]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _refused(result: JobResult, size: int, limit: int) -> JobResult:

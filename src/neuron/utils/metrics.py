@@ -19,6 +19,7 @@ class WorkerMetrics:
         self.jobs = Counter(
             "neuron_jobs", "Ended attempts by status.", ["status"], registry=self.registry
         )
+        self._jobs_by_status: dict[str, Counter] = {}
         self.job_seconds = self._histogram(
             "neuron_job_duration_seconds", "Time of an attempt.", _JOB_BUCKETS
         )
@@ -86,6 +87,13 @@ class WorkerMetrics:
             "neuron_gpu_memory_available_bytes", "GPU memory available.", "gpu"
         )
         self.gpu_utilization = self._gauge("neuron_gpu_utilization_percent", "GPU in use.", "gpu")
+
+    def jobs_ended(self, status: str) -> Counter:
+        """The counter of attempts that ended so."""
+        counter = self._jobs_by_status.get(status)
+        if counter is None:
+            counter = self._jobs_by_status[status] = self.jobs.labels(status)
+        return counter
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -29,6 +29,15 @@ class _Granted(NamedTuple):
     ends_at: float
 
 
+class GrantedTogether(NamedTuple):
+    """The leases that one claim was granted; they end at `ends_at` or later."""
+
+    worker_id: str
+    generation: int
+    asked_at: float
+    ends_at: float
+
+
 class FreshLeases:
     """What this process granted and was not yet asked to renew. Times are the process's own.
 
@@ -40,6 +49,8 @@ class FreshLeases:
         self._clock = clock
         self._granted: OrderedDict[AttemptRef, _Granted] = OrderedDict()
         self._watched: Counter[str] = Counter()
+        self._generation: Counter[str] = Counter()
+        """How often what a worker was granted was forgotten."""
 
     def now(self) -> float:
         """The time, to be read before a claim."""
@@ -59,6 +70,7 @@ class FreshLeases:
 
     def forget(self, worker_id: str) -> None:
         """Let the store be asked of all leases that the worker has."""
+        self._generation[worker_id] += 1
         gone = [ref for ref, lease in self._granted.items() if lease.worker_id == worker_id]
         for ref in gone:
             del self._granted[ref]
@@ -71,6 +83,25 @@ class FreshLeases:
         for leased in jobs:
             ref = AttemptRef(leased.job.job_id, leased.job.attempt)
             self._granted[ref] = _Granted(worker_id, asked_at, asked_at + leased.lease_seconds)
+
+    def note_together(
+        self, worker_id: str, jobs: Sequence[LeasedJob], asked_at: float
+    ) -> GrantedTogether | None:
+        """Return what stands for all that a claim was granted; None where it cannot be fresh."""
+        if worker_id not in self._watched:
+            return None
+        seconds = min(leased.lease_seconds for leased in jobs)
+        generation = self._generation[worker_id]
+        return GrantedTogether(worker_id, generation, asked_at, asked_at + seconds)
+
+    def confirm_together(self, granted: GrantedTogether) -> float | None:
+        """As confirm(), of all that a claim was granted."""
+        now = self._clock()
+        if granted.asked_at < now - self._fresh_seconds:
+            return None
+        if granted.generation != self._generation[granted.worker_id]:
+            return None
+        return granted.ends_at - now
 
     def confirm(self, worker_id: str, refs: Sequence[AttemptRef]) -> float | None:
         """How many seconds of their leases are left at least, if all are fresh and the worker's.

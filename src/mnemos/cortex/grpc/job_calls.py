@@ -70,28 +70,31 @@ class JobCalls:
         if wanted.max_jobs == 0:
             await self._store.touch_worker(wanted.worker_id)
             return pb.AcquireJobResponse()
-        return await self.wait_for_jobs(wanted, wait_seconds(request))
+        jobs, asked_at = await self.wait_for_jobs(wanted, wait_seconds(request))
+        self.fresh.note(wanted.worker_id, jobs, asked_at)
+        return leased(jobs)
 
-    async def wait_for_jobs(self, wanted: ClaimRequest, seconds: float) -> pb.AcquireJobResponse:
-        """Lease jobs that fit, as soon as there are any."""
+    async def wait_for_jobs(
+        self, wanted: ClaimRequest, seconds: float
+    ) -> tuple[Sequence[LeasedJob], float]:
+        """Lease jobs that fit, as soon as there are any; and when they were asked of the store."""
         runtimes = await self._runtimes_of(wanted.worker_id, wanted.instance_id)
         topics = [runtime_topic(runtime) for runtime in runtimes]
         with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
-            return leased(await self._claim_or_wait(wanted, seconds, ear))
+            return await self._claim_or_wait(wanted, seconds, ear)
 
     async def _claim_or_wait(
         self, wanted: ClaimRequest, seconds: float, ear: Subscription
-    ) -> Sequence[LeasedJob]:
+    ) -> tuple[Sequence[LeasedJob], float]:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while True:
             ear.clear()
             asked_at = self.fresh.now()
             claimed = await self._store.claim(wanted)
-            self.fresh.note(wanted.worker_id, claimed.jobs, asked_at)
             left = end - clock()
             if claimed.jobs or left <= 0 or self._notifier.closed:
-                return claimed.jobs
+                return claimed.jobs, asked_at
             again = claimed.again_in_seconds
             await ear.wait(left if again is None else min(left, again))
 
@@ -153,11 +156,7 @@ class JobCalls:
 
     async def exchange(self, told: Exchange) -> Exchanged:
         """Do what one worker says at one time in one commit."""
-        asked_at = self.fresh.now()
-        done = await self._store.exchange(told)
-        if done.claimed is not None:
-            self.fresh.note(told.worker_id, done.claimed.jobs, asked_at)
-        return done
+        return await self._store.exchange(told)
 
 
 def wait_seconds(request: pb.AcquireJobRequest) -> float:

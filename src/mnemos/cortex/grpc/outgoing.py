@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
-from ..clock import as_datetime
 from ..records import ActionRecord, ChunkAck, JobRecord, LeasedJob, ModelKey, RefVerdict
 from .words import VERDICT_BY_FENCE, action_kind_number, error_code_number, job_type_number
 
@@ -26,9 +25,8 @@ def duration(seconds: float) -> Duration:
 
 def timestamp(seconds: float) -> Timestamp:
     """An instant, for people to read."""
-    moment = as_datetime(seconds)
-    whole = int(moment.replace(microsecond=0).timestamp())
-    return Timestamp(seconds=whole, nanos=moment.microsecond * 1000)
+    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
+    return Timestamp(seconds=whole, nanos=micros * 1000)
 
 
 def leased_job(leased: LeasedJob) -> pb.LeasedJob:
@@ -60,31 +58,57 @@ def _spec(job: JobRecord) -> pb.JobSpec:
             runtime=job.runtime,
             runtime_config_json=job.runtime_config,
         ),
-        input=_input(json.loads(job.input or "{}")),
+        input=_input(job.input or "{}"),
         timeout_seconds=job.timeout_seconds,
         retry_config=_retry_config(job.retry_config),
         metadata_json=job.metadata,
         submitted_at=timestamp(job.submitted_at),
-        requirements=pb.Requirements(
-            min_memory_mb=job.min_memory_mb,
-            min_gpu_memory_mb=job.min_gpu_memory_mb,
-            tags=msgspec.json.decode(job.tags),
-        ),
+        requirements=_requirements(job.min_memory_mb, job.min_gpu_memory_mb, job.tags),
         idempotency_key=job.idempotency_key or "",
         trace=job.trace or "",
     )
 
 
-def _input(told: dict[str, Any]) -> pb.JobInput:
-    return pb.JobInput(
-        prompt=told.get("prompt") or "",
-        parameters_json=json.dumps(told.get("parameters") or {}),
-        context=told.get("context") or "",
-        messages=[
-            pb.ChatMessage(role=turn["role"], content=turn["content"])
-            for turn in told.get("messages") or ()
-        ],
-        inputs_json=[json.dumps(row) for row in told.get("inputs") or ()],
+class _Turn(msgspec.Struct):
+    role: str
+    content: str
+
+
+class _Input(msgspec.Struct):
+    """What a worker is told of a job's input."""
+
+    prompt: str | None = None
+    parameters: dict[str, Any] | None = None
+    context: str | None = None
+    messages: list[_Turn] | None = None
+    inputs: list[Any] | None = None
+
+
+_read_input = msgspec.json.Decoder(_Input).decode
+
+
+def _input(text: str) -> pb.JobInput:
+    told = _read_input(text)
+    message = pb.JobInput(
+        prompt=told.prompt or "",
+        parameters_json=json.dumps(told.parameters) if told.parameters else "{}",
+        context=told.context or "",
+    )
+    if told.messages:
+        turns = [pb.ChatMessage(role=turn.role, content=turn.content) for turn in told.messages]
+        message.messages.extend(turns)
+    if told.inputs:
+        message.inputs_json.extend(json.dumps(row) for row in told.inputs)
+    return message
+
+
+@lru_cache(maxsize=256)
+def _requirements(memory_mb: int, gpu_memory_mb: int, tags: str) -> pb.Requirements:
+    """Nearly all jobs have the same; messages copy what they are given."""
+    return pb.Requirements(
+        min_memory_mb=memory_mb,
+        min_gpu_memory_mb=gpu_memory_mb,
+        tags=msgspec.json.decode(tags),
     )
 
 

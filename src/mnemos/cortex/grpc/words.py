@@ -18,6 +18,11 @@ VERDICT_BY_FENCE: dict[Fence, pb.Verdict.ValueType] = {
 }
 
 
+_JOB_TYPE_NUMBERS: dict[str, pb.JobType.ValueType] = {
+    name.removeprefix("JOB_TYPE_").lower(): number for name, number in pb.JobType.items()
+}
+
+
 def worker_status_word(number: int) -> str:
     """`idle`, `busy`, …; what is not known reads as `error`."""
     return _word(pb.WorkerStatus.DESCRIPTOR.values_by_number, number, "WORKER_STATUS_", "error")
@@ -35,7 +40,7 @@ def error_code_word(number: int) -> str:
 
 def job_type_number(word: str) -> pb.JobType.ValueType:
     """Return the contract's number of a job type."""
-    return pb.JobType.Value(f"JOB_TYPE_{word.upper()}")
+    return _JOB_TYPE_NUMBERS[word]
 
 
 def error_code_number(word: str) -> pb.ErrorCode.ValueType:

@@ -7,15 +7,24 @@ claim that finds nothing waits by itself and holds up nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from typing import Any
 
 import grpc
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
-from ..records import ClaimRequest, Exchange
-from . import incoming
+from ..records import ClaimRequest, Exchange, LeasedJob
+from . import incoming, outgoing
+from .fresh_leases import GrantedTogether
 from .job_calls import JobCalls, leased, reported, wait_seconds
 from .refusals import status_of
 
@@ -47,6 +56,8 @@ class WorkStream:
         self._open = 0
         self._waiting: dict[int, asyncio.Task[Any] | None] = {}
         """Claims by number: None before they have come to wait, then the task that does."""
+        self._granted: dict[int, GrantedTogether] = {}
+        """What claims were granted that were not confirmed yet."""
 
     async def serve(self, requests: AsyncIterator[pb.WorkRequest]) -> None:
         """Return when the worker has ended the stream."""
@@ -105,6 +116,9 @@ class WorkStream:
             if kind == "withdraw":
                 self._withdraw(call.withdraw)
                 continue
+            if kind == "confirm":
+                self._confirm(call)
+                continue
             self._open += 1
             if kind == "acquire":
                 self._waiting[call.number] = None
@@ -123,6 +137,25 @@ class WorkStream:
         task = self._waiting.pop(number, None)
         if task is not None:
             task.cancel()
+
+    def _confirm(self, call: pb.WorkCall) -> None:
+        """The first renewal of what a claim was answered with."""
+        self._open += 1
+        granted = self._granted.pop(call.confirm, None)
+        left = None if granted is None else self._calls.fresh.confirm_together(granted)
+        self._answer(call.number, confirmed=outgoing.duration(left or 0.0))
+
+    def _answer_claim(
+        self, number: int, worker_id: str, jobs: Sequence[LeasedJob], asked_at: float
+    ) -> None:
+        self._waiting.pop(number, None)
+        if jobs:
+            granted = self._calls.fresh.note_together(worker_id, jobs, asked_at)
+            if granted is not None:
+                self._granted[number] = granted
+            while len(self._granted) > MAX_OPEN_CALLS:
+                del self._granted[next(iter(self._granted))]
+        self._answer(number, acquired=leased(jobs))
 
     async def _alone(self, call: pb.WorkCall, kind: str) -> None:
         """What cannot be done with the rest of its message."""
@@ -149,14 +182,14 @@ class WorkStream:
         if not calls:
             return
         try:
+            asked_at = self._calls.fresh.now()
             done = await self._calls.exchange(told)
             if call := calls.pop("report", None):
                 self._answer(call.number, reported=reported(done.reported))
             if done.renewed and (call := calls.pop("renew", None)):
                 self._answer(call.number, renewed=self._calls.renewed(done.renewed))
             if done.claimed and done.claimed.jobs and (call := calls.pop("acquire", None)):
-                self._waiting.pop(call.number, None)
-                self._answer(call.number, acquired=leased(done.claimed.jobs))
+                self._answer_claim(call.number, told.worker_id, done.claimed.jobs, asked_at)
             if done.refusal is not None:
                 raise done.refusal
         except Exception as error:  # noqa: BLE001  the worker is told; the other calls go on
@@ -197,14 +230,14 @@ class WorkStream:
             return
         self._waiting[call.number] = asyncio.current_task()
         try:
-            acquired = await self._calls.wait_for_jobs(wanted, wait_seconds(call.acquire))
+            jobs, asked_at = await self._calls.wait_for_jobs(wanted, wait_seconds(call.acquire))
         except asyncio.CancelledError:
             self._close(1)
             raise
         except Exception as error:  # noqa: BLE001  the worker is told; the other calls go on
             self._refuse(call.number, error)
         else:
-            self._answer(call.number, acquired=acquired)
+            self._answer_claim(call.number, wanted.worker_id, jobs, asked_at)
         finally:
             self._waiting.pop(call.number, None)
 

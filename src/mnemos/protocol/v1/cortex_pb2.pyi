@@ -1587,12 +1587,15 @@ class WorkCall(google.protobuf.message.Message):
     REPORT_FIELD_NUMBER: builtins.int
     RELEASE_FIELD_NUMBER: builtins.int
     WITHDRAW_FIELD_NUMBER: builtins.int
+    CONFIRM_FIELD_NUMBER: builtins.int
     number: builtins.int
     """Chosen by the worker, and repeated in the answer."""
     withdraw: builtins.int
     """Takes back the call of that number, which gets no answer any more; this one gets none either.
     Jobs that it was about to be given go to others.
     """
+    confirm: builtins.int
+    """The first renewal of all jobs that the call of that number was answered with, a moment ago."""
     @property
     def acquire(self) -> global___AcquireJobRequest:
         """The jobs that the worker has room for. It is answered as soon as there is one, or after `wait`."""
@@ -1615,10 +1618,11 @@ class WorkCall(google.protobuf.message.Message):
         report: global___ReportResultRequest | None = ...,
         release: global___ReleaseJobsRequest | None = ...,
         withdraw: builtins.int = ...,
+        confirm: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "number", b"number", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["call", b"call"]) -> typing.Literal["acquire", "renew", "update_status", "report", "release", "withdraw"] | None: ...
+    def HasField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "confirm", b"confirm", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "confirm", b"confirm", "number", b"number", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["call", b"call"]) -> typing.Literal["acquire", "renew", "update_status", "report", "release", "withdraw", "confirm"] | None: ...
 
 global___WorkCall = WorkCall
 
@@ -1670,6 +1674,7 @@ class WorkAnswer(google.protobuf.message.Message):
     REPORTED_FIELD_NUMBER: builtins.int
     RELEASED_FIELD_NUMBER: builtins.int
     REFUSAL_FIELD_NUMBER: builtins.int
+    CONFIRMED_FIELD_NUMBER: builtins.int
     number: builtins.int
     @property
     def acquired(self) -> global___AcquireJobResponse: ...
@@ -1683,6 +1688,10 @@ class WorkAnswer(google.protobuf.message.Message):
     def released(self) -> global___ReleaseJobsResponse: ...
     @property
     def refusal(self) -> global___WorkRefusal: ...
+    @property
+    def confirmed(self) -> google.protobuf.duration_pb2.Duration:
+        """How long all their leases last at the least; zero where that must be asked by renewing them."""
+
     def __init__(
         self,
         *,
@@ -1693,10 +1702,11 @@ class WorkAnswer(google.protobuf.message.Message):
         reported: global___ReportResultResponse | None = ...,
         released: global___ReleaseJobsResponse | None = ...,
         refusal: global___WorkRefusal | None = ...,
+        confirmed: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "number", b"number", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["acquired", "renewed", "status_updated", "reported", "released", "refusal"] | None: ...
+    def HasField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "confirmed", b"confirmed", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "confirmed", b"confirmed", "number", b"number", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["acquired", "renewed", "status_updated", "reported", "released", "refusal", "confirmed"] | None: ...
 
 global___WorkAnswer = WorkAnswer
 
