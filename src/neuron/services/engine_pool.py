@@ -295,6 +295,8 @@ class EnginePool:
             await self._start(resident)
         except InsufficientResourcesError as error:
             await self._start_again(resident, error)
+        if not resident.is_current():
+            raise NeuronError(f"{key.model} was replaced while it was loaded")
         self._note_ready(resident)
 
     async def _fetched(self, resident: Resident, files: AsyncExitStack) -> Demand:
@@ -304,6 +306,7 @@ class EnginePool:
             self._models.using(key.family, key.version, resident.tell)
         )
         resident.digest = model.digest or None
+        resident.is_current = model.is_current
         return await self._measure(key, model.path, self._budget)
 
     async def _wait_out_crash(self, resident: Resident) -> None:

@@ -56,6 +56,8 @@ class ModelInUse:
 
     Empty only for files that an older version cached without one, while GENOME is down.
     """
+    is_current: Callable[[], bool] = lambda: True
+    """False once the version was replaced in GENOME and others lie at `path`. Looks at the disk."""
 
 
 class ModelCatalogue(Protocol):
@@ -159,7 +161,7 @@ class ModelLoaderService:
                 held = await self._load(family, version, model_key, progress)
             span.set_attribute("model.digest", held.digest)
         try:
-            yield ModelInUse(held.path, held.digest)
+            yield ModelInUse(held.path, held.digest, lambda: held.is_current)
         finally:
             held.close()
 

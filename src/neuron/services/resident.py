@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -52,6 +53,8 @@ class Resident:
     error: NeuronError | None = None
     digest: str | None = None
     """That of its files, once they are here; None if it has none."""
+    is_current: Callable[[], bool] = lambda: True
+    """Whether these files still lie where the engine reads them."""
     progress: LoadProgress = _WAITING
     told_at: float = 0.0
     listeners: set[OnProgress] = field(default_factory=set)

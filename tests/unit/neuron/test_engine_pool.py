@@ -39,6 +39,7 @@ class Files:
 
     def __init__(self) -> None:
         self.held: list[str] = []
+        self.was_replaced = False
 
     @asynccontextmanager
     async def using(
@@ -47,7 +48,7 @@ class Files:
         on_progress(LoadProgress("loading model 50 %", 1, 2))
         self.held.append(family)
         try:
-            yield ModelInUse(NO_FILES, f"sha256:{family}")
+            yield ModelInUse(NO_FILES, f"sha256:{family}", lambda: not self.was_replaced)
         finally:
             self.held.remove(family)
 
@@ -105,6 +106,22 @@ async def test_jobs_of_one_model_share_its_one_load(engines: FakeEngines) -> Non
 
     assert engines.loads == ["a:1"]
     assert engines.alive == []
+
+
+async def test_an_engine_that_may_have_read_another_version_is_not_used(
+    engines: FakeEngines,
+) -> None:
+    files = Files()
+    async with running_pool(engines, files=files) as pool:
+        files.was_replaced = True
+        with pytest.raises(NeuronError, match="a:1 was replaced while it was loaded") as caught:
+            await use(pool, "a")
+        assert caught.value.retryable
+        files.was_replaced = False
+        await use(pool, "a")
+
+    assert engines.loads == ["a:1", "a:1"]
+    assert files.held == []
 
 
 async def test_the_least_recently_used_idle_model_makes_room(engines: FakeEngines) -> None:

@@ -320,6 +320,20 @@ async def test_a_model_in_use_has_its_digest_and_is_held(
     assert not loader.cache.artifacts.entries()[0].in_use
 
 
+async def test_who_holds_a_model_hears_that_it_was_replaced(
+    tmp_path: Path, loader: ModelLoaderService, genome: Genome
+) -> None:
+    async with loader.using("tiny", "1") as first:
+        assert first.is_current()
+        changed = CONTENT | {"config.json": b'{"other": true}'}
+        store(tmp_path / "engram", changed, "tiny/other")
+        genome.models["tiny:1"] = describe(changed, "tiny/other")
+        async with loader.using("tiny", "1") as second:
+            assert second.digest != first.digest
+            assert second.is_current()
+            assert not first.is_current()
+
+
 async def test_genome_down_is_no_reason_to_stop_with_a_cache(
     loader: ModelLoaderService, genome: Genome
 ) -> None:

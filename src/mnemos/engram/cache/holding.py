@@ -28,6 +28,11 @@ class Hold:
         self.marker = marker
         self._handle = handle
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the folder still is the one that is held, and not a version put in its place."""
+        return self._handle >= 0 and _is_still_there(self._handle, self.path)
+
     def close(self) -> None:
         """Let go. May be called twice."""
         handle, self._handle = self._handle, -1
