@@ -11,6 +11,7 @@ import signal
 import sys
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from ..http import PortUnavailableError
@@ -29,7 +30,7 @@ def main() -> int:
         return _fail(str(error), EX_CONFIG)
     _configure_logging(settings.log_level)
     try:
-        asyncio.run(_serve(settings))
+        uvloop.run(_serve(settings))
     except* (GenomeError, PortUnavailableError) as group:
         return_status = _fail(str(group.exceptions[0]), 1)
     else:

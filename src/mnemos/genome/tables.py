@@ -37,6 +37,7 @@ MODELS = Table(
     Column("created_at", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
     UniqueConstraint("family", "version", name="uq_models_family_version"),
+    Index("ix_models_family_id", "family", "id"),
     sqlite_autoincrement=True,
 )
 

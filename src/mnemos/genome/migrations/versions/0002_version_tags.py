@@ -30,6 +30,7 @@ def upgrade() -> None:
     """Add the columns and fill them from what is registered."""
     for name, kind, default in NEW_COLUMNS:
         op.add_column("models", sa.Column(name, kind, nullable=False, server_default=default))
+    op.create_index("ix_models_family_id", "models", ["family", "id"])
     op.create_table(
         "version_tags",
         sa.Column("family", sa.Text),
@@ -72,6 +73,7 @@ def _fill(connection: sa.Connection, model_id: int) -> None:
 def downgrade() -> None:
     """Take version tags and revisions away; everything else is put back as it was."""
     op.drop_table("version_tags")
+    op.drop_index("ix_models_family_id", "models")
     connection = op.get_bind()
     for row in list(connection.execute(sa.text("SELECT id, body, detail FROM models"))):
         body = {**json.loads(row.body), **json.loads(row.detail)}
