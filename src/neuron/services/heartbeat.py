@@ -79,8 +79,8 @@ class HeartbeatService(Service):
     """Says every `interval_seconds` how the worker is, and passes on what CORTEX answers.
 
     `describe` fills in the worker's own state; `on_answer` gets the actions, and which of them
-    CORTEX now knows to be done, `on_hints` the models to fetch ahead, if they were asked for;
-    `on_unknown` registers again.
+    CORTEX now knows to be done, `on_hints` the models to fetch ahead, none unless they were
+    asked for; `on_unknown` registers again.
     """
 
     name: ClassVar[str] = "heartbeat_service"
@@ -171,7 +171,7 @@ class HeartbeatService(Service):
             )
             if self._on_answer is not None:
                 self._on_answer(answer.actions, report.acknowledged_action_ids)
-            if self._on_hints is not None and report.wants_hints:
+            if self._on_hints is not None:
                 self._on_hints(answer.prefetch)
             self._log_sent(heartbeat)
             span.set_status(Status(StatusCode.OK))

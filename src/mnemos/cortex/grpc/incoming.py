@@ -30,6 +30,7 @@ from ..state_machine import JobState
 from .words import JOB_STATE_BY_NUMBER, error_code_word, job_type_word, worker_status_word
 
 MAX_TEXT = 10_000
+MAX_CACHED_MODELS = 256
 MAX_MEGABYTES = 2**40
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _FORWARD = {JobState.LOADING_MODEL, JobState.EXECUTING, JobState.STREAMING}
@@ -86,7 +87,8 @@ def heartbeat(request: pb.HeartbeatRequest) -> HeartbeatRecord:
 def models_had(request: pb.HeartbeatRequest) -> set[Model]:
     """Read which models' files a worker has: those in its cache, and what is loaded of them."""
     loaded = {Model(model.family, model.version) for model in request.models}
-    return loaded | {Model(model.family, model.version) for model in request.cached_models}
+    cached = request.cached_models[:MAX_CACHED_MODELS]
+    return loaded | {Model(model.family, model.version) for model in cached}
 
 
 def claim_request(request: pb.AcquireJobRequest, on_disk: Collection[Model] = ()) -> ClaimRequest:

@@ -122,7 +122,7 @@ class Choice:
         self._fit = fit
         self._heads = heads
         self._loaded = {model.key: model for model in request.models}
-        self._on_disk = frozenset(request.on_disk)
+        self._on_disk = request.on_disk
         self._peers: WarmPeers | None = None
 
     def choose(self) -> None:
