@@ -115,6 +115,7 @@ class _Counter:
         self._load = load
         self._watcher = watcher
         self._done = here_bytes
+        self._percent = -1
         self._untold = 0
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -131,6 +132,12 @@ class _Counter:
         with self._lock:
             first = self._untold == 0
             self._untold += count
+            self._done += count
+            percent = 100 * self._done // max(1, self._load.total_bytes)
+            is_news = percent != self._percent
+            self._percent = percent
+        if is_news:
+            self._load.tell(percent)  # writes to the disk: not on the loop
         if first and count:
             self._loop.call_soon_threadsafe(self._tell)
 
@@ -138,8 +145,6 @@ class _Counter:
         with self._lock:
             count, self._untold = self._untold, 0
         if count:
-            self._done += count
-            self._load.tell(100 * self._done // max(1, self._load.total_bytes))
             self._watcher.came(count)
 
 

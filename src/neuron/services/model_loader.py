@@ -163,7 +163,7 @@ class ModelLoaderService:
         try:
             yield ModelInUse(held.path, held.digest, lambda: held.is_current)
         finally:
-            held.close()
+            await in_thread(held.close)
 
     async def fetch_ahead(
         self, family: str, version: str, *, spared_seconds: float, connections: int
@@ -233,7 +233,7 @@ class ModelLoaderService:
     async def _manifest(self, family: str, version: str) -> ModelManifest:
         """Return what GENOME says the model is: the one place where that is judged."""
         metadata = await self._fetch_metadata(family, version)
-        manifest = parse_manifest(metadata, family, version)
+        manifest = await asyncio.to_thread(parse_manifest, metadata, family, version)
         await self._trust.judge(f"{family}:{version}", metadata, manifest.files, manifest.digest)
         return manifest
 

@@ -149,7 +149,10 @@ def carry_out(layout: Layout, found: Inventory, chosen: Choice) -> Removal:
 
 def _over(what: str, need: int, limit: int, budget: Budget, root: Path) -> str:
     if budget.most_bytes is not None and budget.most_bytes == limit:
-        return f"{what} takes {_gib(need)}, and the model cache may hold {_gib(limit)} in all."
+        return (
+            f"{what} takes {_gib(need)}, and the model cache may hold {_gib(limit)} in all"
+            " (NEURON_CACHE_BUDGET_GB)."
+        )
     return f"{what} takes {_gib(need)}, and the disk of {root} has {_gib(limit)} for models."
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Plan:
 
 
 class OpenPlan:
-    """A plan of this process, locked. Not thread-safe."""
+    """A plan of this process, locked. `tell` and `close` may be called from any thread."""
 
     def __init__(
         self, layout: Layout, family: str, version: str, files: Sequence[ManifestFile]
@@ -58,6 +59,7 @@ class OpenPlan:
         except OSError as error:
             raise local_disk_error("write the model cache at", layout.root, error) from error
         try_lock(self._handle)  # the file is new, and who looks at it holds the cache's lock
+        self._ending = threading.Lock()
         self._write()
 
     @property
@@ -73,16 +75,18 @@ class OpenPlan:
 
     def tell(self, percent: int) -> None:
         """Say how much has come, for those who wait. Never fails."""
-        with contextlib.suppress(OSError):
-            os.pwrite(self._handle, _head(percent), 0)
+        with self._ending, contextlib.suppress(OSError):
+            if self._handle >= 0:
+                os.pwrite(self._handle, _head(percent), 0)
 
     def close(self) -> None:
         """End the plan; nothing of it stays. May be called twice."""
-        if self._handle >= 0:
+        with self._ending:
+            handle, self._handle = self._handle, -1
+        if handle >= 0:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-            self._handle = -1
+            os.close(handle)
 
     def _write(self) -> None:
         plan = self.plan
