@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -58,7 +59,7 @@ class Seen:
 class ObjectServer:
     """Serves `objects` by "bucket/key" until the context ends, a thread per connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.objects: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
         """ETags that are not the objects' MD5."""
@@ -76,6 +77,12 @@ class ObjectServer:
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
+        self._scheme = "http"
+        if context is not None:
+            self._scheme = "https"
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @property
@@ -86,7 +93,7 @@ class ObjectServer:
     @property
     def url(self) -> str:
         """The endpoint."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         """Store an object."""

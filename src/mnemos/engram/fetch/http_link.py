@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import NoReturn, Protocol
 from urllib.parse import urlsplit
 
-from ..errors import EngramError
+from ..errors import EngramError, StorageUnavailableError
 from .http_route import Route
 from .limits import Limits
 from .source import Interrupted, WholeOnly, changed, check_identity, check_size
@@ -36,6 +37,7 @@ _DIRECT_BYTES = 64 * 1024
 class HttpSource(Protocol):
     """What a link needs to know about the bucket."""
 
+    where: str
     limits: Limits
     route: Route
 
@@ -69,6 +71,12 @@ class HttpLink:
             finally:
                 if part.done > before:  # headers alone may have been cut short
                     _remember(part, response)
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise StorageUnavailableError(
+                f"{self._source.where} shows a certificate that is not trusted: "
+                f"{error.verify_message}."
+            ) from error
         except BlockingIOError as error:
             self.close()
             raise self._silent() from error

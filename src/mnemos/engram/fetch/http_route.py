@@ -54,7 +54,9 @@ class Route:
         via, via_port = proxy.hostname or "", proxy.port
         if self.is_plain:
             return HTTPConnection(via, via_port, timeout=timeout_seconds)
-        tunnel = HTTPSConnection(via, via_port, timeout=timeout_seconds, context=self._context)
+        tunnel = HTTPSConnection(
+            via, via_port or 80, timeout=timeout_seconds, context=self._context
+        )
         tunnel.set_tunnel(host, port or 443, dict(_authorization(proxy)))
         return tunnel
 
