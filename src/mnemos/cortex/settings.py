@@ -18,7 +18,12 @@ from .state_machine import MAX_LOST_WORKERS
 class CortexSettings(BaseSettings):
     """Where CORTEX listens, where it keeps its data, and how patient it is."""
 
-    model_config = SettingsConfigDict(env_prefix="CORTEX_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="CORTEX_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # a URL holds a password
+    )
 
     data_dir: Path = Field(default_factory=lambda: user_data_path("mnemos") / "cortex")
     database_url: SecretStr | None = None

@@ -168,6 +168,19 @@ async def test_a_body_over_the_limit(http: httpx2.AsyncClient) -> None:
     assert_refused(answer, 413, "too_large")
 
 
+async def test_a_manifest_of_ten_thousand_files_is_below_the_limit(
+    http: httpx2.AsyncClient, make_body: MakeBody
+) -> None:
+    folder = "/".join(["x" * 100] * 4)
+    files = [file(path=f"{folder}/{n:05}", size=100 * 2**20) for n in range(10_000)]
+    answer = await http.post("/api/v1/models", json=make_body("huge", files=files))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["artifact"]["size_bytes"] == 10_000 * 100 * 2**20
+    assert len((await http.get("/api/v1/models/huge")).json()["files"]) == 10_000
+    listed = await http.get("/api/v1/models?family=huge")
+    assert (listed.json()["models"][0]["file_count"], len(listed.content) < 2000) == (10_000, True)
+
+
 @pytest.mark.parametrize(
     "query",
     [

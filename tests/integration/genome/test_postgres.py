@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,8 +18,9 @@ from postgres_tools import EMPTY, OwnServer, Postgres, own_server
 from pydantic import SecretStr
 
 from mnemos.cli.engram import EngramTarget
+from mnemos.cli.errors import CliError
 from mnemos.cli.platform.options import UpOptions
-from mnemos.cli.platform.supervisor import genome_server
+from mnemos.cli.platform.supervisor import Supervisor, genome_server
 from mnemos.cortex.sql.postgres.opening import prepare as prepare_cortex
 from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeUnavailableError
@@ -186,3 +188,23 @@ def test_mnemos_up_takes_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert PASSWORD not in str(refused.value)
     monkeypatch.setenv("GENOME_DATABASE_URL", "")
     assert GenomeSettings().database_url is None
+
+
+@pytest.mark.parametrize("service", ["GENOME", "CORTEX"])
+async def test_mnemos_up_names_a_wrong_variable_and_not_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
+) -> None:
+    monkeypatch.setenv(f"{service}_DATABASE_URL", f"mysql://me:{PASSWORD}@here/models")
+    options = UpOptions(
+        data_dir=tmp_path,
+        engram=EngramTarget.of(None, None, tmp_path),
+        workers=0,
+        http_port=0,
+        grpc_port=0,
+        genome_port=0,
+    )
+    with pytest.raises(CliError) as refused:
+        await Supervisor(options, say=print, on_ready=print).run()
+    assert refused.value.message == f"{service}_DATABASE_URL: must begin with postgresql://."
+    shown = "".join(traceback.format_exception(refused.value))
+    assert PASSWORD not in shown

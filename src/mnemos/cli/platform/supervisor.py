@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from ..errors import CliError, Conflict
+from ..errors import CliError, Conflict, UsageFault
 from ..http import first_error
 from .options import Addresses, UpOptions
 from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from mnemos.cortex.server import CortexServer
     from mnemos.genome.server import GenomeServer
 
@@ -193,8 +195,12 @@ _FLAGS = {
 
 def as_start_error(error: BaseException, options: UpOptions) -> BaseException:
     """A server's own error in the words of the flags that were typed."""
+    from pydantic import ValidationError
+
     from mnemos.http import PortUnavailableError
 
+    if isinstance(error, ValidationError):
+        return as_setting_fault(error)
     if isinstance(error, PortUnavailableError):
         message = str(error)
         for setting, flag in _FLAGS.items():
@@ -207,3 +213,11 @@ def as_start_error(error: BaseException, options: UpOptions) -> BaseException:
     if isinstance(error, CliError) or not hasattr(error, "message"):
         return error
     return CliError(str(error.message), code=str(getattr(error, "code", "failed")))
+
+
+def as_setting_fault(error: ValidationError) -> UsageFault:
+    """A wrong variable of GENOME's or CORTEX's, without its value: that may hold a password."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    service = error.title.removesuffix("Settings").upper()
+    name = f"{service}_{str(first['loc'][0]).upper()}"
+    return UsageFault(f"{name}: {first['msg'].removeprefix('Value error, ')}.", field=name)
