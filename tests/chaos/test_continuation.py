@@ -85,6 +85,19 @@ def long_jobs(group: str) -> list[dict[str, Any]]:
     return jobs
 
 
+@pytest.fixture
+def stack(tmp_path: Path, tiny_model: Path) -> Iterator[Stack]:
+    """The same system as for all, where a third lost worker says nothing about a job.
+
+    Jobs that two were lost under would else be taken up one after the other.
+    """
+    more = {"CORTEX_LEASE_SECONDS": "3", "CORTEX_MAX_LOST_WORKERS": "9"}
+    with running_stack(tmp_path, **more) as stack:
+        stack.start_platform()
+        stack.mnemos("models", "push", str(tiny_model), "--name", TINY)
+        yield stack
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[str]:
     """The long jobs' answers when nothing disturbs them."""
