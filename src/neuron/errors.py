@@ -8,6 +8,7 @@
     ├── RuntimeUnavailableError     runtime_unavailable     this worker's lack, retried elsewhere
     ├── InsufficientResourcesError  insufficient_resources  this worker's lack, retried elsewhere
     │   ├── OutOfMemoryError        out_of_memory
+    │   ├── DiskInUseError          insufficient_resources  models in use leave no room on the disk
     │   └── ModelTooLargeError      insufficient_resources  a bigger worker must take the job
     ├── EngineCrashedError          engine_crashed          the engine is gone, the worker is well
     ├── JobTimeoutError             timeout
@@ -99,6 +100,10 @@ class OutOfMemoryError(InsufficientResourcesError):
     """Memory ran out while loading or running."""
 
     code = ErrorCode.OUT_OF_MEMORY
+
+
+class DiskInUseError(InsufficientResourcesError):
+    """The models in use on this machine leave no room on its disk for another."""
 
 
 class ModelTooLargeError(InsufficientResourcesError):

@@ -22,6 +22,7 @@ from mnemos.engram.errors import (
     InvalidKeyError,
     LocalDiskError,
     ObjectNotFoundError,
+    OverBudgetError,
 )
 from mnemos.engram.fetch import CONNECTIONS, WantedFile, fetch_files
 from mnemos.engram.store import MODELS_BUCKET, ObjectStore
@@ -29,6 +30,7 @@ from mnemos.engram.store import MODELS_BUCKET, ObjectStore
 from ..errors import (
     ArtifactCorruptError,
     ConfigurationError,
+    DiskInUseError,
     InsufficientResourcesError,
     InvalidInputError,
     NeuronError,
@@ -229,8 +231,10 @@ def translated(key: str) -> Iterator[None]:
         ) from error
     except (InvalidKeyError, DamagedObjectError) as error:
         raise ArtifactCorruptError(error.message) from error
-    except CacheFullError as error:
+    except OverBudgetError as error:
         raise InsufficientResourcesError(error.message) from error
+    except CacheFullError as error:
+        raise DiskInUseError(error.message) from error
     except LocalDiskError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InsufficientResourcesError(error.message) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from ..errors import (
+    DiskInUseError,
     EngineCrashedError,
     InsufficientResourcesError,
     ModelTooLargeError,
@@ -25,6 +26,7 @@ from ..utils.signal import ChangeSignal
 from .engine import STOP_GRACE_SECONDS, Engine, EngineFactory, EngineKey, ModelSource
 from .load_progress import LoadProgress, OnProgress, starting
 from .memory_budget import RAM, Demand, Footprint, MemoryBudget, measure_demand
+from .model_loader import ModelInUse
 from .resident import Resident, ResidentState
 from .runtime_health import RuntimeHealth
 
@@ -302,12 +304,39 @@ class EnginePool:
     async def _fetched(self, resident: Resident, files: AsyncExitStack) -> Demand:
         key = resident.key
         resident.tell(LoadProgress("looking for the model"))
-        model = await files.enter_async_context(
-            self._models.using(key.family, key.version, resident.tell)
-        )
+        model = await self._hold_files(resident, files)
+        resident.has_files = True
         resident.digest = model.digest or None
         resident.is_current = model.is_current
         return await self._measure(key, model.path, self._budget)
+
+    async def _hold_files(self, resident: Resident, files: AsyncExitStack) -> ModelInUse:
+        """Have the files here; where models in use fill the disk, one of this worker's goes."""
+        key = resident.key
+        while True:
+            try:
+                return await files.enter_async_context(
+                    self._models.using(key.family, key.version, resident.tell)
+                )
+            except DiskInUseError:
+                resident.waiting_since = resident.waiting_since or time.monotonic()
+                if not await self._until_one_goes(resident):
+                    raise
+
+    async def _until_one_goes(self, waiting: Resident) -> bool:
+        """Return when a model has left the memory, so that its files may go; False if none can."""
+        staying = {r for r in self.residents if r.has_files and not r.pinned}
+        if not staying:
+            return False
+        waiting.state = ResidentState.WAITING
+        try:
+            while staying.issubset(self._residents):
+                waiting.tell(_WAITING)
+                await self._change_within(self._evict_one(waiting))
+        finally:
+            if waiting.state is ResidentState.WAITING:
+                waiting.state = ResidentState.FETCHING
+        return True
 
     async def _wait_out_crash(self, resident: Resident) -> None:
         wait = self._not_before.get(resident.key, 0.0) - time.monotonic()

@@ -53,6 +53,8 @@ class Resident:
     error: NeuronError | None = None
     digest: str | None = None
     """That of its files, once they are here; None if it has none."""
+    has_files: bool = False
+    """Whether it keeps files on the disk."""
     is_current: Callable[[], bool] = lambda: True
     """Whether these files still lie where the engine reads them."""
     progress: LoadProgress = _WAITING

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine, FakeEngines
 
 from neuron.errors import (
+    DiskInUseError,
     InvalidInputError,
     ModelTooLargeError,
     NeuronError,
@@ -40,11 +41,15 @@ class Files:
     def __init__(self) -> None:
         self.held: list[str] = []
         self.was_replaced = False
+        self.room = 100
+        """For how many models."""
 
     @asynccontextmanager
     async def using(
         self, family: str, version: str, on_progress: OnProgress
     ) -> AsyncIterator[ModelInUse]:
+        if len(self.held) >= self.room:
+            raise DiskInUseError("no room on the disk")
         on_progress(LoadProgress("loading model 50 %", 1, 2))
         self.held.append(family)
         try:
@@ -122,6 +127,42 @@ async def test_an_engine_that_may_have_read_another_version_is_not_used(
 
     assert engines.loads == ["a:1", "a:1"]
     assert files.held == []
+
+
+async def test_idle_models_leave_the_memory_where_their_files_fill_the_disk(
+    engines: FakeEngines,
+) -> None:
+    files = Files()
+    files.room = 2
+    async with running_pool(engines, files=files, max_loaded=8) as pool:
+        for family in ("a", "b", "a", "c", "d"):
+            await use(pool, family)
+
+        assert sorted(files.held) == ["c", "d"]
+    assert engines.loads == ["a:1", "b:1", "c:1", "d:1"]
+
+
+async def test_a_model_waits_for_the_disk_of_a_busy_one_but_not_of_others_workers(
+    engines: FakeEngines,
+) -> None:
+    files = Files()
+    files.room = 1
+    done = asyncio.Event()
+    async with running_pool(engines, files=files, max_loaded=8) as pool:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(use(pool, "a", done))
+            await settle()
+            waiting = group.create_task(use(pool, "b"))
+            await settle()
+            assert files.held == ["a"]
+            assert not waiting.done()
+            done.set()
+        assert files.held == ["b"]
+
+    files.room = 0
+    async with running_pool(engines, files=files, max_loaded=8) as pool:
+        with pytest.raises(DiskInUseError):
+            await use(pool, "c")
 
 
 async def test_the_least_recently_used_idle_model_makes_room(engines: FakeEngines) -> None:
