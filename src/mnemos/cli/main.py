@@ -17,7 +17,7 @@ class Mnemos(LazyGroup):
             ("up", "up", "up", "Start CORTEX, GENOME and NEURON workers on this machine."),
             ("run", "run", "run", "Answer every line of a JSONL file."),
             ("chat", "chat", "chat", "Talk to a model, or ask it one question."),
-            ("models", "models", "models", "Fetch, publish and list models."),
+            ("models", "models", "models", "Fetch, publish, copy, sign and list models."),
             ("cache", "cache", "cache", "See, check and tidy the models kept on this machine."),
             ("jobs", "jobs", "jobs", "Submit, watch and steer jobs."),
             ("workers", "workers", "workers", "See and steer the workers."),
