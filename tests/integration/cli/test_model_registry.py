@@ -56,7 +56,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
                     "artifact": {"format": "gguf"},
                     "files": [{"path": "m.gguf", "size": 5, "sha256": "a" * 64}],
                     "tags": ["small"],
-                    "artifact_path": "shared" if version != "1.9.0" else "mine/1.9.0",
+                    "artifact_path": "shared" if version != "1.9.0" else "mine/1.9.0/second",
                 }
             )
         yield Registry(server.url, tmp_path)
@@ -121,7 +121,7 @@ async def test_what_a_tag_points_to_is_deleted_by_force_and_shared_files_stay(
     registry: Registry,
 ) -> None:
     stored = registry.folder / "engram" / "mnemos-models"
-    for folder in ("shared", "mine/1.9.0"):
+    for folder in ("shared", "mine/1.9.0/first", "mine/1.9.0/second", "mine/1.9.0-rc"):
         (stored / folder).mkdir(parents=True)
         (stored / folder / "m.gguf").write_bytes(b"12345")
     await registry.mnemos("tag", "mine:1.2.0", "prod")
@@ -137,7 +137,8 @@ async def test_what_a_tag_points_to_is_deleted_by_force_and_shared_files_stay(
     )
     assert (stored / "shared" / "m.gguf").exists()
     await registry.mnemos("delete", "mine:1.9.0", "--yes")
-    assert not list(stored.rglob("1.9.0/m.gguf"))
+    left = {path.parent.relative_to(stored).as_posix() for path in stored.rglob("m.gguf")}
+    assert left == {"shared", "mine/1.9.0-rc"}
     shutil.rmtree(stored)
     gone = await registry.mnemos("rm", "mine:1.10.0", "--yes")
     assert gone.exit_code == 0, "there may be no files at all"

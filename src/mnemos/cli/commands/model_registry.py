@@ -321,7 +321,7 @@ async def _delete(
         if engram is not None and kept_for is None:
             store = engram.open()
             with contextlib.suppress(BucketNotFoundError):  # then there are no files either
-                await store.delete_prefix(model.artifact.bucket, model.artifact_path)
+                await store.delete_prefix(model.artifact.bucket, _folder(model))
     return model, kept_for if engram is not None else None
 
 
@@ -331,13 +331,19 @@ async def _sharer(genome: GenomeClient, gone: Model) -> str | None:
     while True:
         page = await genome.list(limit=PAGE, cursor=cursor)
         for model in page.models:
-            mine, theirs = f"{gone.artifact_path}/", f"{model.artifact_path}/"
+            mine, theirs = f"{_folder(gone)}/", f"{model.artifact_path}/"
             overlap = mine.startswith(theirs) or theirs.startswith(mine)
             if overlap and model.artifact.bucket == gone.artifact.bucket:
                 return f"{model.family}:{model.version}"
         cursor = page.next_cursor
         if not cursor:
             return None
+
+
+def _folder(model: Model) -> str:
+    """What goes with a version: its own folder whole, where files that were replaced lie too."""
+    own = f"{model.family}/{model.version}"
+    return own if model.artifact_path.startswith(f"{own}/") else model.artifact_path
 
 
 def confirm(question: str, yes: bool) -> None:
