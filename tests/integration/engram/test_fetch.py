@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +86,24 @@ async def test_files_of_all_sizes_and_names_arrive(place: Place, tmp_path: Path)
 
     model.check()
     assert names_in(tmp_path / "out") == {file.path.name for file in model.files}
+
+
+async def test_what_has_come_is_on_the_disk(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    model = await model_of(place, tmp_path / "out", {"m/a": b"a", "m/b": random_bytes(3 * PART)})
+
+    await model.fetch()
+
+    assert {file.path.stat().st_ino for file in model.files} <= synced
 
 
 async def test_hundreds_of_small_files_arrive(place: Place, tmp_path: Path) -> None:

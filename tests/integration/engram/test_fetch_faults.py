@@ -72,7 +72,7 @@ async def test_what_passes_is_got_over(
 
     await fetch_one(server, data, tmp_path)
 
-    assert server.sent_bytes < len(data) + 3 * PART
+    assert server.sent_bytes <= len(data) + 3 * PART
     check_no_threads()
 
 
@@ -104,6 +104,8 @@ async def test_connections_are_kept(server: ObjectServer, tmp_path: Path) -> Non
 
     assert len(server.seen) == 20
     assert server.connections == 3
+    assert server.seen[0].headers["If-Match"] is None
+    assert server.seen[-1].headers["If-Match"] is not None
 
 
 async def test_a_store_that_stays_broken_is_given_up(server: ObjectServer, tmp_path: Path) -> None:
@@ -157,6 +159,19 @@ async def test_what_does_not_pass_ends_it_at_once(
     # That an object is another is believed when it is said twice.
     assert len(server.seen) <= (4 if error is DamagedObjectError else 2)
     check_no_threads()
+
+
+async def test_an_object_that_is_longer_is_told_by_its_first_answer(
+    server: ObjectServer, tmp_path: Path
+) -> None:
+    server.put(BUCKET, "m/a", PARTS + b"more")
+
+    with pytest.raises(DamagedObjectError, match=f"{len(PARTS) + 4} bytes, not {len(PARTS)}"):
+        await fetch_files(
+            store_on(server), BUCKET, [wanted("m/a", PARTS, tmp_path)], connections=1, limits=QUICK
+        )
+
+    assert len(server.seen) == 2
 
 
 async def test_what_is_strange_must_be_said_twice(server: ObjectServer, tmp_path: Path) -> None:
