@@ -196,6 +196,7 @@ class NEURONWorker:
         await parts.executor.start(tasks)
         await parts.heartbeat.start(tasks)
         await parts.listener.start(tasks)
+        await parts.work_stream.wait_tried()
         self.view.lifecycle.enter(WorkerPhase.STARTING)
         await self._follow_pause(parts, tasks)
 

@@ -232,6 +232,13 @@ class FakeCortex(pb_grpc.CortexServiceServicer):
                     yield pb.WatchActionsResponse(action=action)
             await self._wait_a_little()
 
+    async def Work(
+        self, request_iterator: AsyncIterator[pb.WorkRequest], context: Context
+    ) -> AsyncIterator[pb.WorkResponse]:
+        """As of a CORTEX from before there was such a stream."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        yield pb.WorkResponse()
+
     async def AcquireJob(
         self, request: pb.AcquireJobRequest, context: Context
     ) -> pb.AcquireJobResponse:
