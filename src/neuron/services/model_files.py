@@ -17,7 +17,7 @@ import structlog
 
 from ..utils.metrics import WorkerMetrics
 from ..utils.signal import ChangeSignal
-from .load_progress import LoadProgress, OnProgress, TransferMeter
+from .load_progress import TELL_SECONDS, LoadProgress, OnProgress, TransferMeter
 from .model_loader import ModelInUse
 
 logger = structlog.get_logger(__name__)
@@ -108,6 +108,8 @@ class Download:
         self._listeners: Counter[OnProgress] = Counter()
         self._last: LoadProgress | None = None
         self._logged_at = 0.0
+        self._said = ""
+        self._said_at = 0.0
 
     @property
     def has_listeners(self) -> bool:
@@ -126,9 +128,19 @@ class Download:
         self._listeners += Counter()  # without those that are 0
 
     def say(self, sentence: str) -> None:
-        """Hear why it does not begin; once it has, bytes say more."""
-        if not self.meter.has_begun:
-            self._tell(LoadProgress(sentence))
+        """Hear why it does not begin; once it has, bytes say more.
+
+        Of sentences that differ in their numbers alone, one is told in a second.
+        """
+        if self.meter.has_begun:
+            return
+        now = asyncio.get_running_loop().time()
+        kind = sentence.rstrip(" %0123456789")
+        counts_on = kind == self._said
+        if counts_on and now - self._said_at < TELL_SECONDS:
+            return
+        self._said, self._said_at = kind, now
+        self._tell(LoadProgress(sentence, counts_on=counts_on))
 
     def transferred(self, done: int, total: int) -> None:
         """Hear of bytes; cheap, and may be called as often as there are some."""

@@ -105,7 +105,8 @@ class Loader:
         assert on_transfer is not None
         async with self.lock:
             if not self.came.is_set():
-                on_progress("another worker on this machine downloads the model")
+                for percent in range(100):
+                    on_progress(f"another worker on this machine downloads the model, {percent} %")
                 on_transfer(0, 100)
                 on_progress("downloading the model, 0 %")
                 await self.came.wait()
@@ -141,7 +142,10 @@ async def test_all_who_wait_for_a_download_hear_of_it_also_those_that_come_later
         assert files.is_wanted("a:1")
         loader.came.set()
 
-    assert heard[0] == ["another worker on this machine downloads the model", "loading model 0 %"]
+    assert heard[0] == [
+        "another worker on this machine downloads the model, 0 %",
+        "loading model 0 %",
+    ]
     assert heard[1] == ["loading model 0 %"]
     assert not files.is_wanted("a:1")
     assert loader.held == 0
