@@ -56,7 +56,7 @@ async def test_submit_prints_the_id_alone_on_stdout(cortex: FakeCortex, url: str
     assert result.exit_code == 0
     job = cortex.jobs[result.stdout.strip()]
     assert job["input"] == {"prompt": "Hi", "parameters": {"max_tokens": 4}}
-    assert "mnemos jobs watch" in result.stderr
+    assert "Submitted to smollm2:135m-instruct. Watch it with: mnemos jobs watch" in result.stderr
 
 
 async def test_submit_and_wait_prints_the_answer(cortex: FakeCortex, url: str) -> None:

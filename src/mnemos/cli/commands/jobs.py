@@ -11,7 +11,7 @@ import click
 from ..durations import moment_option
 from ..errors import ExitCode
 from ..job_bodies import METRICS, job_body
-from ..job_views import JOB_COLUMNS, print_job, print_result
+from ..job_views import JOB_COLUMNS, model_name, print_job, print_result
 from ..lazy import SuggestingGroup
 from ..options import DEFAULT_MODEL, cortex_option, output_option
 from ..output import Format, emit_record, emit_rows, note, to_json
@@ -127,7 +127,7 @@ def submit_job(stream: bool, wait: bool, cortex_url: str, output: Format, **give
     if stream or wait:
         _watch(job["job_id"], cortex_url, output, show_tokens=stream)
     elif output is Format.TABLE:
-        note(f"Submitted. Watch it with: mnemos jobs watch {job['job_id']}")
+        note(f"Submitted to {model_name(job)}. Watch it with: mnemos jobs watch {job['job_id']}")
         click.echo(job["job_id"])
     else:
         emit_record(job, output, name="job_id")

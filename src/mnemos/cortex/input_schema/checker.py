@@ -139,7 +139,7 @@ class InputChecker:
 
     async def _start(self) -> Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", f"{__package__}.process", str(self._cpu_seconds)),
+            *(sys.executable, "-P", "-m", f"{__package__}.process", str(self._cpu_seconds)),
             stdin=PIPE,
             stdout=PIPE,
         )
