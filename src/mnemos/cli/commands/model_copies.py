@@ -31,9 +31,15 @@ MOST_SHOWN = 20
 @click.option(
     "--from-engram-endpoint",
     metavar="HOST:PORT",
-    help="That ENGRAM's S3 server; its keys are MNEMOS_FROM_ENGRAM_ACCESS_KEY and _SECRET_KEY.",
+    help="That ENGRAM's S3 server; its keys are MNEMOS_FROM_ENGRAM_ACCESS_KEY and _SECRET_KEY.  "
+    "[default: none]",
 )
-@click.option("--name", "new_name", metavar="FAMILY:VERSION", help="What it is called here.")
+@click.option(
+    "--name",
+    "new_name",
+    metavar="FAMILY:VERSION",
+    help="What it is called here.  [default: the same]",
+)
 @click.option("--replace", is_flag=True, help="Take the place of a version with other files.")
 @output_option()
 @genome_option()

@@ -25,7 +25,7 @@ sign_option = click.option(
     "signing_key",
     metavar="KEY.pem",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Sign it with this private key (elliptic-curve, PEM).",
+    help="Sign it with this private key (elliptic-curve, PEM).  [default: none]",
 )
 
 
