@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mnemos.cli.commands.model_copies import prune_models
+from mnemos.engram.publish import REUSED_FOR
 from mnemos.engram.store import ObjectInfo
-from mnemos.engram.strays import find_strays, version_of
+from mnemos.engram.strays import GRACE, find_strays, version_of
 
 HOUR = timedelta(hours=1)
 
@@ -34,3 +36,9 @@ def test_only_old_objects_of_settled_versions_that_nothing_names_are_strays() ->
 @pytest.mark.parametrize("key", ["readme", "a/b", "-a/b/c", "a/../c", "results/ü/c"])
 def test_what_is_no_models_object_is_never_asked_about(key: str) -> None:
     assert version_of(key) is None
+
+
+def test_what_a_push_takes_over_is_younger_than_what_is_removed() -> None:
+    (older_than,) = [each for each in prune_models.params if each.name == "older_than_seconds"]
+    assert older_than.default == f"{GRACE // HOUR}h"
+    assert REUSED_FOR < GRACE

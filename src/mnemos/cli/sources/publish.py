@@ -240,10 +240,10 @@ def _shown_on(shown: Step) -> Callable[[PushProgress], None]:
 
 
 def _check_source(known: Mapping[str, Any], description: Description) -> None:
-    """A version that came from another commit is another model, whatever its name says."""
-    said = dict(description.metadata or {}).get("source")
+    """What a branch of the hub stands for today may be another commit than the one we have."""
+    said = str(dict(description.metadata or {}).get("source"))
     source = known["metadata"].get("source")
-    if source and source != said:
+    if said.startswith(hub.SCHEME) and source and source != said:
         raise Conflict(
             f"{known['family']}:{known['version']} is registered from {source}, and what is asked "
             f"for now is {said}.",
