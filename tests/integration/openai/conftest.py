@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest_asyncio
 from openai import AsyncOpenAI
+from openai_tools import official_client
 from tiny_llama import build_tiny_llama
 from tiny_pooling import build_tiny_embedder
 
@@ -68,8 +69,5 @@ async def cortex_url(tmp_path_factory: object) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(cortex_url: str) -> AsyncIterator[AsyncOpenAI]:
-    """The official client, which neither repeats nor waits for ever."""
-    async with AsyncOpenAI(
-        base_url=f"{cortex_url}/v1", api_key="unused", max_retries=0, timeout=60
-    ) as client:
+    async with official_client(cortex_url, 60) as client:
         yield client

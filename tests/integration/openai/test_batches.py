@@ -9,48 +9,23 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from cortex_tools import Cortex, eventually, running_cortex
+from cortex_tools import Cortex, eventually
 from openai import AsyncOpenAI
 from openai.types import Batch
+from openai_tools import complete, cortex_by_hand, fail, official_client
 
-from mnemos.cortex.settings import CortexSettings
-from mnemos.genome.client import GenomeClient
-from mnemos.genome.server import GenomeServer
-from mnemos.genome.settings import GenomeSettings
-from mnemos.protocol.v1 import cortex_pb2 as pb
-
-MODEL = {
-    "family": "tiny",
-    "version": "1",
-    "artifact": {"format": "safetensors"},
-    "files": [{"path": "model.safetensors", "size": 40, "sha256": "b" * 64}],
-}
-ENDED = json.dumps({"finish_reason": "stop", "prompt_tokens": 3, "tokens_generated": 2})
 CHATS: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
 
 @pytest.fixture
 async def cortex(tmp_path: Path) -> AsyncIterator[Cortex]:
-    async with GenomeServer(GenomeSettings(data_dir=tmp_path / "genome", http_port=0)) as genome:
-        async with GenomeClient(genome.url) as registry:
-            await registry.register(MODEL)
-        settings = CortexSettings(
-            data_dir=tmp_path / "cortex",
-            http_port=0,
-            grpc_port=0,
-            genome_url=genome.url,
-            engram_url=(tmp_path / "engram").as_uri(),
-        )
-        async with running_cortex(settings) as cortex:
-            await cortex.register()
-            yield cortex
+    async with cortex_by_hand(tmp_path) as cortex:
+        yield cortex
 
 
 @pytest.fixture
 async def client(cortex: Cortex) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{cortex.server.http_url}/v1", api_key="unused", max_retries=0, timeout=20
-    ) as client:
+    async with official_client(cortex.server.http_url) as client:
         yield client
 
 
@@ -95,23 +70,14 @@ async def lines_of(client: AsyncOpenAI, file_id: str | None) -> dict[str, dict[s
 async def answer_all(cortex: Cortex, count: int) -> None:
     """Answer jobs as a worker would; those that ask for failure fail."""
     while count:
-        leased = await cortex.acquire(max_jobs=8, wait=10)
+        leased = await cortex.acquire(max_jobs=min(8, count), wait=10)
         assert leased, f"{count} more jobs were to come"
         for one in leased:
             asked = one.job.input.messages[0].content
-            failed = asked.startswith("fail")
-            result = pb.JobResult(
-                job_id=one.job.job_id,
-                attempt=one.attempt,
-                status=pb.JOB_STATUS_FAILED if failed else pb.JOB_STATUS_COMPLETED,
-            )
-            if failed:
-                result.error = "It is broken."
-                result.error_details.code = pb.ERROR_CODE_INVALID_INPUT
+            if asked.startswith("fail"):
+                await fail(cortex, one.job.job_id, "invalid_input", one.attempt)
             else:
-                result.output.result_json = json.dumps(f"re: {asked}")
-                result.output.metadata_json = ENDED
-            await cortex.report(result)
+                await complete(cortex, one.job.job_id, f"re: {asked}", one.attempt)
         count -= len(leased)
 
 
@@ -174,9 +140,7 @@ async def test_answers_can_be_read_before_the_end(cortex: Cortex, client: AsyncO
     running = await until(client, batch, "in_progress")
     assert running.output_file_id is not None
     [first] = await cortex.acquire()
-    result = pb.JobResult(job_id=first.job.job_id, attempt=1, status=pb.JOB_STATUS_COMPLETED)
-    result.output.result_json, result.output.metadata_json = '"early"', ENDED
-    await cortex.report(result)
+    await complete(cortex, first.job.job_id, "early")
     assert len(await lines_of(client, running.output_file_id)) == 1
     with pytest.raises(openai.BadRequestError, match="has not ended"):
         await client.files.delete(running.output_file_id)
@@ -195,7 +159,7 @@ async def test_what_is_cancelled_keeps_what_is_answered(
     names = [f"line-{index}" for index in range(6)]
     batch = await start(client, await upload(client, *map(line, names)))
     await until(client, batch, "in_progress")
-    await answer_all_but(cortex, 2)
+    await answer_all(cortex, 2)
     assert (await client.batches.cancel(batch.id)).status == "cancelling"
     done = await until(client, batch, "cancelled")
     answers = await lines_of(client, done.output_file_id)
@@ -208,16 +172,6 @@ async def test_what_is_cancelled_keeps_what_is_answered(
         await client.batches.cancel(batch.id)
 
 
-async def answer_all_but(cortex: Cortex, count: int) -> None:
-    leased = await cortex.acquire(max_jobs=count, wait=10)
-    for one in leased:
-        result = pb.JobResult(
-            job_id=one.job.job_id, attempt=one.attempt, status=pb.JOB_STATUS_COMPLETED
-        )
-        result.output.result_json, result.output.metadata_json = '"yes"', ENDED
-        await cortex.report(result)
-
-
 async def test_what_takes_too_long_keeps_what_is_answered(
     cortex: Cortex, client: AsyncOpenAI
 ) -> None:
@@ -226,7 +180,7 @@ async def test_what_takes_too_long_keeps_what_is_answered(
         endpoint=CHATS,
         completion_window="2s",  # type: ignore[arg-type]  # OpenAI itself has 24h alone
     )
-    await answer_all_but(cortex, 1)
+    await answer_all(cortex, 1)
     done = await until(client, batch, "expired", "completed")
     assert done.status == "expired"
     answers = await lines_of(client, done.output_file_id)

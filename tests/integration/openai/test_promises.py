@@ -11,64 +11,24 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from cortex_tools import Cortex, eventually, running_cortex
+from cortex_tools import Cortex, eventually
 from openai import AsyncOpenAI
-
-from mnemos.cortex.settings import CortexSettings
-from mnemos.genome.client import GenomeClient
-from mnemos.genome.server import GenomeServer
-from mnemos.genome.settings import GenomeSettings
-from mnemos.protocol.v1 import cortex_pb2 as pb
+from openai_tools import complete, cortex_by_hand, fail, official_client
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 STREAM = CHAT | {"stream": True}
-MODEL = {
-    "family": "tiny",
-    "version": "1",
-    "artifact": {"format": "safetensors"},
-    "files": [{"path": "model.safetensors", "size": 40, "sha256": "b" * 64}],
-}
-ENDED = json.dumps({"finish_reason": "stop", "prompt_tokens": 3, "tokens_generated": 2})
 
 
 @pytest.fixture
 async def cortex(tmp_path: Path) -> AsyncIterator[Cortex]:
-    async with GenomeServer(GenomeSettings(data_dir=tmp_path / "genome", http_port=0)) as genome:
-        async with GenomeClient(genome.url) as registry:
-            await registry.register(MODEL)
-        settings = CortexSettings(
-            data_dir=tmp_path / "cortex", http_port=0, grpc_port=0, genome_url=genome.url
-        )
-        async with running_cortex(settings) as cortex:
-            await cortex.register()
-            yield cortex
+    async with cortex_by_hand(tmp_path) as cortex:
+        yield cortex
 
 
 @pytest.fixture
 async def client(cortex: Cortex) -> AsyncIterator[AsyncOpenAI]:
-    url = f"{cortex.http.base_url}/v1".replace("//v1", "/v1")
-    async with AsyncOpenAI(base_url=url, api_key="unused", max_retries=0, timeout=20) as client:
+    async with official_client(cortex.server.http_url) as client:
         yield client
-
-
-async def finish(cortex: Cortex, job_id: str, answer: str, attempt: int = 1) -> None:
-    output = pb.JobOutput(result_json=json.dumps(answer), metadata_json=ENDED)
-    await cortex.report(
-        pb.JobResult(job_id=job_id, attempt=attempt, status=pb.JOB_STATUS_COMPLETED, output=output)
-    )
-
-
-async def fail(cortex: Cortex, job_id: str, code: str, attempt: int = 1, **more: Any) -> None:
-    details = pb.ErrorDetails(code=pb.ErrorCode.Value(f"ERROR_CODE_{code.upper()}"), **more)
-    await cortex.report(
-        pb.JobResult(
-            job_id=job_id,
-            attempt=attempt,
-            status=pb.JOB_STATUS_FAILED,
-            error="It is broken.",
-            error_details=details,
-        )
-    )
 
 
 class EventReader:
@@ -125,7 +85,7 @@ async def test_with_a_key_the_same_request_finds_its_answer(cortex: Cortex) -> N
     with pytest.raises(httpx2.ReadTimeout):
         await cortex.http.post("/v1/chat/completions", json=CHAT, headers=key, timeout=0.2)
     [leased] = await cortex.acquire()
-    await finish(cortex, leased.job.job_id, "Hello")
+    await complete(cortex, leased.job.job_id, "Hello")
     answers = [
         (await cortex.http.post("/v1/chat/completions", json=CHAT, headers=key)).json()
         for _ in range(2)
@@ -183,7 +143,7 @@ async def test_an_attempt_that_begins_again_repeats_nothing(
         await fail(cortex, job_id, "engine_crashed", retryable=True)
         [second] = await cortex.acquire(wait=10)
         await cortex.chunks(job_id, *again, attempt=second.attempt)
-        await finish(cortex, job_id, again, second.attempt)
+        await complete(cortex, job_id, again, second.attempt)
         if goes_on:
             text = ""
             while (event := await reader.next()) != "[DONE]":
