@@ -28,6 +28,7 @@ from neuron.services.model_loader import ModelLoaderService
 from neuron.worker import NEURONWorker
 
 MODELS = ("one", "two")
+SIZE = 100_000
 
 
 class Platform:
@@ -45,9 +46,9 @@ class Platform:
 
     async def push(self, name: str) -> None:
         (folder := self.root / name).mkdir()
-        header = json.dumps({"w": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}})
+        header = json.dumps({"w": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}})
         start = len(header).to_bytes(8, "little") + header.encode()
-        (folder / "model.safetensors").write_bytes(start + name.encode()[:1] * 1000)
+        (folder / "model.safetensors").write_bytes(start + name.encode()[:1] * SIZE)
         (folder / "config.json").write_text("{}")
         store = ObjectStore.from_url(self.engram_url)
         body = await push_directory(store, folder, name, "1")
@@ -60,6 +61,7 @@ class Platform:
         body = {
             "model": {"family": family, "version": "1", "runtime": "transformers"},
             "input": {"prompt": prompt},
+            "retry_config": {"initial_backoff_seconds": 0.05},
         }
         answer = await self.http.post("/jobs", json=body)
         assert answer.status_code == 201, answer.text
@@ -94,7 +96,7 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
 
 @asynccontextmanager
 async def running(
-    platform: Platform, engines: FakeEngines, slots: int
+    platform: Platform, engines: FakeEngines, slots: int, **given: Any
 ) -> AsyncIterator[NEURONWorker]:
     settings = Settings(
         cortex_grpc_url=f"127.0.0.1:{platform.cortex.grpc_port}",
@@ -107,6 +109,7 @@ async def running(
         api_host="127.0.0.1",
         api_port=0,
         heartbeat_interval=0.2,
+        **given,
     )
     worker = NEURONWorker(settings, engine_factory=engines)
     async with asyncio.TaskGroup() as group:
@@ -204,3 +207,40 @@ async def test_a_worker_says_what_it_has_and_whether_it_wants_more(
     told = {(model.family, model.version) for model in cortex.heartbeats[-1].cached_models}
     assert told == ({("tiny", "1"), ("small", "1"), ("big", "1")} if wanted else set())
     assert any(beat.wants_hints for beat in cortex.heartbeats) == wanted
+
+
+async def test_models_take_turns_on_a_disk_that_holds_one_of_them(platform: Platform) -> None:
+    engines = FakeEngines()
+    room_for_one = 1.6 * SIZE / 2**30
+    async with running(platform, engines, slots=2, cache_budget_gb=room_for_one) as worker:
+        jobs = [await platform.submit(MODELS[n % 2], "tokens 2") for n in range(4)]
+        for job_id in jobs:
+            await platform.completed(job_id)
+        cache = loader_of(worker).cache.artifacts
+        held, entries = cache.usage(), cache.entries()
+
+    assert held.held_bytes <= held.limit_bytes
+    assert len(entries) == 1, "one made room for the other"
+    assert {*engines.loads} == {"one:1", "two:1"}
+
+
+async def test_a_job_whose_model_is_damaged_in_the_store_fails_and_says_so(
+    platform: Platform,
+) -> None:
+    (stored,) = (platform.root / "engram").rglob("one/1/**/model.safetensors")
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(data)
+    engines = FakeEngines()
+    async with running(platform, engines, slots=1) as worker:
+        job_id = await platform.submit("one", "tokens 2")
+        await platform.http.get(f"/jobs/{job_id}/stream")
+        job = await platform.job(job_id)
+        artifacts = loader_of(worker).cache.artifacts
+        left = list(artifacts.layout.partials.iterdir())
+
+    assert job["status"] == "failed", job
+    assert job["error"]["code"] == "artifact_corrupt"
+    assert "model.safetensors" in job["error"]["message"]
+    assert engines.loads == []
+    assert left == []
