@@ -149,6 +149,15 @@ async def test_a_safetensors_header_that_lies_is_refused(
         await build_manifest(tmp_path)
 
 
+async def test_a_huge_header_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header_bytes = 100 * 1024 * 1024 + 1
+    path.write_bytes(header_bytes.to_bytes(8, "little"))
+    os.truncate(path, 8 + header_bytes)  # a hole: no disk is used
+    with pytest.raises(ArtifactRefusedError, match="the most that is read"):
+        await build_manifest(tmp_path)
+
+
 async def test_an_index_must_agree_with_its_shards(model: Path) -> None:
     index = {"weight_map": {"w": "model.safetensors", "other": "model.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
