@@ -28,6 +28,7 @@ from ..models.action import Action, HeartbeatAnswer
 from ..models.job import JobResult, JobSpec, JobStatus, JobType, LeasedJob
 from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, StatusUpdate, Verdict
 from ..models.worker import Heartbeat, LoadedModel, WorkerInfo, WorkerRegistration, WorkerStatus
+from ..utils.logging import debug_is_logged
 from . import convert, convert_worker
 from .token_channel import TokenChannel
 from .work_channel import WorkChannel
@@ -375,8 +376,11 @@ class CortexClient:
             answer = told.reported
         else:
             answer = await self._call(lambda: self.stub.ReportResult(request, timeout=self.timeout))
-        for result in results:
-            logger.debug("job_result_reported", job_id=result.job_id, status=result.status.value)
+        if debug_is_logged():
+            for result in results:
+                logger.debug(
+                    "job_result_reported", job_id=result.job_id, status=result.status.value
+                )
         return convert.from_verdicts(answer.verdicts)
 
     async def release_jobs(

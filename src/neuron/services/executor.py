@@ -122,7 +122,9 @@ class ExecutorService:
             self._waiting[job_id] = leased
         else:
             self._begin(leased)
-        logger.debug("job_submitted", job_id=job_id, active_jobs=len(self.get_active_job_ids()))
+        logger.debug(
+            "job_submitted", job_id=job_id, active_jobs=len(self._waiting) + len(self.active_jobs)
+        )
 
     def refuse_reserved(self, refused: RefusedJob) -> None:
         """Report a job that cannot be read as failed, and free the slot reserved for it."""

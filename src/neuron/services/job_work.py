@@ -138,6 +138,7 @@ class JobWork:
         self.digests: dict[str, Any] = {}
         """What of its result's metadata names the files that brought it forth."""
         self._leased = leased
+        self._ref = ref_of(leased)
         self._services = services
         self._clock = asyncio.get_running_loop().time
         self._so_far = _SoFar.after(self._text_so_far)
@@ -238,7 +239,7 @@ class JobWork:
 
     async def _on_row(self, row: RowResult) -> None:
         if self.stream is None:
-            self.stream = self._services.tokens.open(ref_of(self._leased))
+            self.stream = self._services.tokens.open(self._ref)
         assert self._rows is not None
         self._tell(JobStatus.STREAMING, f"{self._rows.done_count} of {self._rows.total} rows")
         await self.stream.send_row(row)
@@ -294,18 +295,18 @@ class JobWork:
         if not self._keeps_tokens or not (text or token_ids):
             return
         if self.stream is None:
-            self.stream = self._services.tokens.open(ref_of(self._leased))
+            self.stream = self._services.tokens.open(self._ref)
             if self._streamed:
                 self._tell(JobStatus.STREAMING)
         await self.stream.send(text, token_ids)
 
     def _tell_progress(self, progress: LoadProgress) -> None:
         self._services.statuses.update(
-            ref_of(self._leased),
+            self._ref,
             JobStatus.LOADING_MODEL,
             progress.message,
             (progress.bytes_done, progress.bytes_total),
         )
 
     def _tell(self, status: JobStatus, message: str = "") -> None:
-        self._services.statuses.update(ref_of(self._leased), status, message)
+        self._services.statuses.update(self._ref, status, message)

@@ -52,6 +52,11 @@ class LevelledLogger(structlog.BoundLoggerBase):
         self._proxy_to_logger("critical", event, **fields)
 
 
+def debug_is_logged() -> bool:
+    """Whether it is worth making what only a line at that level would say."""
+    return LevelledLogger.threshold <= logging.DEBUG
+
+
 def configure_logging(level: str, log_format: LogFormat = "auto") -> None:
     """Send every log line of this process, the libraries' too, to stderr."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
