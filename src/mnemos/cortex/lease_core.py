@@ -13,10 +13,11 @@ attempt that holds the job (the fencing tokens of Kleppmann, "How to do distribu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
+from operator import attrgetter
 from typing import Any, TypeAlias
 
+from .frozen import frozen
 from .records import Fence
 from .state_machine import (
     ACTIVE,
@@ -44,7 +45,7 @@ _DEFAULT_POLICY = RetryPolicy()
 # ---------------------------------------------------------------- what is known of a job
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Job:
     """What decides about a job. Times are seconds of the store's clock."""
 
@@ -84,7 +85,7 @@ class Job:
         return self.state in ACTIVE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class PastAttempt:
     """How an attempt ended that holds its job no more."""
 
@@ -94,10 +95,19 @@ class PastAttempt:
     """Whether its own worker said so."""
 
 
+_NAMES = tuple(Job.__dataclass_fields__)
+_values_of = attrgetter(*_NAMES)
+
+
+def replace(job: Job, **changes: Any) -> Job:
+    """The job with some values changed; twice as quick as the function for any dataclass."""
+    return Job(**{**dict(zip(_NAMES, _values_of(job), strict=True)), **changes})
+
+
 # ---------------------------------------------------------------- what happens to it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Claim:
     """A worker takes the job; `begins_again` says that what readers have of it is void."""
 
@@ -106,20 +116,20 @@ class Claim:
     begins_again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class _FromWorker:
     worker_id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Renew(_FromWorker):
     """Its worker says that it goes on."""
 
     lease_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Say(_FromWorker):
     """Its worker says where it is."""
 
@@ -127,7 +137,7 @@ class Say(_FromWorker):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Append(_FromWorker):
     """Chunks for its log, by their numbers within the attempt."""
 
@@ -136,7 +146,7 @@ class Append(_FromWorker):
     """Of this attempt, where it does not hold the job."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Report(_FromWorker):
     """Its worker says how the attempt ended."""
 
@@ -149,7 +159,7 @@ class Report(_FromWorker):
     """Of this attempt, where it does not hold the job."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Release(_FromWorker):
     """Its worker hands it back; `remark` is added to the reason."""
 
@@ -157,35 +167,35 @@ class Release(_FromWorker):
     remark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Suspect:
     """Its worker may be gone: it has `seconds` to be heard."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Grace:
     """CORTEX was away: a whole lease for everybody to be heard again, and to report."""
 
     lease_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class LeaseCheck:
     """Is its lease over? A job that lost `most_lost` workers by then is not tried again."""
 
     most_lost: int = MAX_LOST_WORKERS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class DeadlineCheck:
     """Is its timeout over, and its worker has had `grace_seconds` to say so?"""
 
     grace_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class WorkerGone:
     """Its worker is known to be gone; a job that lost `most_lost` by then is not tried again."""
 
@@ -193,12 +203,12 @@ class WorkerGone:
     most_lost: int = MAX_LOST_WORKERS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Cancel:
     """Its submitter wants it stopped."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class RetryByHand:
     """A person wants it tried anew."""
 
@@ -232,7 +242,7 @@ class Keep(Enum):
     WHOLE = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class AttemptEnd:
     """How the job's present attempt ends; `revised` says that it had been given up before."""
 
@@ -243,7 +253,7 @@ class AttemptEnd:
     revised: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class StateLine:
     """A line of the log: the job came to a state, or there is news of it."""
 
@@ -253,7 +263,7 @@ class StateLine:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class RestartLine:
     """A line of the log: the text before it is void."""
 
@@ -261,7 +271,7 @@ class RestartLine:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Step:
     """What an event does to a job. One that changes nothing leaves `job` the very same object."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple
 
 from .errors import CortexError
+from .frozen import frozen
 from .state_machine import JobState
 
 
@@ -28,7 +29,7 @@ class DesiredState(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class AttemptRef:
     """One attempt at one job: what a lease is on."""
 
@@ -36,7 +37,7 @@ class AttemptRef:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class RefVerdict:
     """The answer about one attempt."""
 
@@ -48,7 +49,7 @@ class RefVerdict:
 # ---------------------------------------------------------------- jobs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class NewJob:
     """A job to be stored. `input`, `runtime_config`, `retry_config`, `metadata` are JSON text."""
 
@@ -74,7 +75,7 @@ class NewJob:
     """How many rows a batch or an evaluation has."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Submitted:
     """What became of one NewJob; `conflict` is a sentence when its key belongs to another body."""
 
@@ -86,7 +87,7 @@ class Submitted:
     """When, of a job that was created."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class JobRecord:
     """A job as it stands. `input` and `result` are None where a query leaves them out."""
 
@@ -135,7 +136,7 @@ class JobRecord:
         return len(self.input or "") + len(self.result or "") + len(self.metadata)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AttemptRecord:
     """One attempt in a job's history."""
 
@@ -148,7 +149,7 @@ class AttemptRecord:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class JobFilter:
     """Which jobs a list shows; None means any."""
 
@@ -166,7 +167,7 @@ class JobFilter:
     full: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DeadLetters:
     """Which ended jobs are meant; None means any. Times are those of their end, both included."""
 
@@ -179,7 +180,7 @@ class DeadLetters:
     finished_before: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Redriven:
     """What one step queued again, and where the next one begins: None when there is none."""
 
@@ -189,7 +190,7 @@ class Redriven:
     """Only jobs that had ended by then were meant: those that fail anew are not."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class OldJobs:
     """Jobs that ended long ago, as found; and where to look on: None when all was looked at."""
 
@@ -200,7 +201,7 @@ class OldJobs:
     """Those whose answer lies in ENGRAM: by job id, their number in `seqs`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class PrunedStep:
     """What one step took away, and where the next one begins: None when all was looked at."""
 
@@ -210,7 +211,7 @@ class PrunedStep:
     """Groups that lost jobs."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class EventRecord:
     """One line of a job's log; `data` is JSON text."""
 
@@ -219,7 +220,7 @@ class EventRecord:
     data: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class EventPage:
     """Some events in order, and whether the job had ended when they were read."""
 
@@ -227,7 +228,7 @@ class EventPage:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class GroupCounts:
     """How a group stands."""
 
@@ -247,7 +248,7 @@ class Model(NamedTuple):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ModelKey:
     """A model on a runtime."""
 
@@ -260,7 +261,7 @@ MOST_COUNTED = 16
 """Of a lane's waiting jobs no more are counted: beyond it is only said that they are many."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class WaitingLane:
     """Jobs that could be claimed now and demand the same of a worker; `tags` is JSON text.
 
@@ -278,7 +279,7 @@ class WaitingLane:
     """How many there are, up to MOST_COUNTED."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class LoadedModel:
     """A model that a worker has loaded, and how many jobs run on it now."""
 
@@ -288,7 +289,7 @@ class LoadedModel:
     active_jobs: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ClaimRequest:
     """What a worker asks for, and with what in hand.
 
@@ -307,7 +308,7 @@ class ClaimRequest:
     max_bytes: int = 3 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class FinishedRow:
     """A finished row of a batch or an evaluation; `result` is one JSON object as text."""
 
@@ -315,7 +316,7 @@ class FinishedRow:
     result: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Progress:
     """What earlier attempts streamed of an answer: every token, and the text readers have."""
 
@@ -323,7 +324,7 @@ class Progress:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class LeasedJob:
     """A job just given to a worker, with what earlier attempts brought that still counts."""
 
@@ -334,7 +335,7 @@ class LeasedJob:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Claimed:
     """The jobs that a worker is given, and when to ask again though nothing new has come.
 
@@ -345,7 +346,7 @@ class Claimed:
     again_in_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class StatusUpdate:
     """A running job's new status, and words for a person."""
 
@@ -355,7 +356,7 @@ class StatusUpdate:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Chunk:
     """Some tokens, or a finished row; `sequence` counts from 0 within the attempt."""
 
@@ -367,7 +368,7 @@ class Chunk:
     row: FinishedRow | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ChunkAck:
     """Chunks before `next_sequence` are durable."""
 
@@ -377,7 +378,7 @@ class ChunkAck:
     verdict: Fence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Report:
     """How an attempt ended, as its worker says. `result`, `metadata`, `metrics` are JSON text.
 
@@ -397,7 +398,7 @@ class Report:
     """How many jobs an engine ran when it died, this one included; 0 when that is not told."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Release:
     """A job that its worker hands back unfinished.
 
@@ -411,7 +412,7 @@ class Release:
     min_gpu_memory_mb: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Exchange:
     """What a worker tells and asks at one time: ended attempts, leases to extend, jobs it wants."""
 
@@ -421,7 +422,7 @@ class Exchange:
     wanted: ClaimRequest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Exchanged:
     """The answer to an Exchange, part by part and in its order.
 
@@ -435,7 +436,7 @@ class Exchanged:
     refusal: CortexError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Reaped:
     """What one round of the reaper did."""
 
@@ -448,7 +449,7 @@ class Reaped:
 # ---------------------------------------------------------------- workers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Registration:
     """A worker that makes itself known. Capabilities and resources are JSON text."""
 
@@ -462,7 +463,7 @@ class Registration:
     tags: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HeartbeatRecord:
     """How a worker is. Resources and models are JSON text."""
 
@@ -475,7 +476,7 @@ class HeartbeatRecord:
     instance_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class WorkerRecord:
     """A worker as CORTEX knows it. Capabilities, resources, tags and models are JSON text."""
 
@@ -512,7 +513,7 @@ class WorkerRecord:
         return self.status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ActionRecord:
     """Something asked of a worker, kept until the worker says that it knows."""
 

@@ -20,6 +20,8 @@ from .migrating import upgrade
 DATABASE_NAME = "cortex.db"
 LOCK_NAME = "cortex.lock"
 BUSY_TIMEOUT_MS = 5000
+CHECKPOINT_PAGES = 4000
+"""A page that is written often goes to the file itself once for so many pages of the log: 16 MB."""
 
 
 class DirectoryLock:
@@ -76,7 +78,7 @@ class SqliteConnection(sqlite3.Connection):
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(*words, **options)
-        self.lanes: dict[str, int] = {}
+        self.lanes: dict[tuple[Any, ...], int] = {}
 
     def write_many(self, statement: Many, rows: Sequence[Values], /) -> None:
         """Execute a statement that returns nothing for many rows, in their order."""
@@ -121,6 +123,7 @@ def connect(database: Path, *, read_only: bool) -> SqliteConnection:
         else:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     except sqlite3.Error:
         connection.close()
         raise

@@ -45,8 +45,8 @@ class Connection(Protocol):
     many rows may wait for the next statement, or for `flush`; a rollback drops it.
     """
 
-    lanes: dict[str, int]
-    """Lanes that are known to be there, by their keys; forgotten at a rollback."""
+    lanes: dict[tuple[Any, ...], int]
+    """Lanes that are known to be there, by what they demand; forgotten at a rollback."""
 
     @property
     def in_transaction(self) -> bool: ...

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ..state_machine import Phase
 from .engine import fields_of
@@ -32,8 +32,11 @@ WHERE seq = :seq
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Demands:
+MAX_KNOWN = 10_000
+"""So many lanes are remembered; others are looked up each time."""
+
+
+class Demands(NamedTuple):
     """What a job demands; `tags` is sorted JSON text.
 
     `measured` says that the memory is what the job turned out to need, model included.
@@ -51,25 +54,33 @@ class Demands:
     @property
     def key(self) -> str:
         """What tells the lane from others."""
-        told = list(asdict(self).values())
-        return json.dumps(told if self.measured else told[:-1])
+        return json.dumps(self if self.measured else self[:-1])
 
 
-def lanes_of(tx: Transaction, demands: Iterable[Demands]) -> dict[Demands, int]:
+def lanes_of(tx: Transaction, demands: Iterable[Demands]) -> Mapping[tuple[Any, ...], int]:
     """Return the lanes of some demands, made if need be."""
-    keys = {one: one.key for one in demands}
     known = tx.lanes
-    unknown = [key for key in keys.values() if key not in known]
-    if unknown:
-        known.update((row["lane_key"], row["lane_id"]) for row in tx.among(_FIND, unknown))
-        for one, key in sorted(keys.items(), key=lambda pair: pair[1]):
-            if key not in known:
-                known[key] = _add(tx, one, key)
-    return {one: known[key] for one, key in keys.items()}
+    unknown = {one for one in demands if one not in known}
+    if not unknown:
+        return known
+    found = _found(tx, unknown)
+    if len(known) > MAX_KNOWN:
+        return {**known, **found}
+    known.update(found)
+    return known
+
+
+def _found(tx: Transaction, demands: Iterable[Demands]) -> dict[tuple[Any, ...], int]:
+    keys = {one: one.key for one in demands}
+    found = {row["lane_key"]: row["lane_id"] for row in tx.among(_FIND, keys.values())}
+    return {
+        one: found[key] if key in found else _add(tx, one, key)
+        for one, key in sorted(keys.items(), key=lambda pair: pair[1])
+    }
 
 
 def _add(tx: Transaction, demands: Demands, key: str) -> int:
-    row = tx.one(_ADD, {"key": key, **asdict(demands)})
+    row = tx.one(_ADD, {"key": key, **demands._asdict()})
     assert row is not None
     return int(row["lane_id"])
 

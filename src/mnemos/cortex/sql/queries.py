@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, select
@@ -22,6 +23,7 @@ from ..records import (
 from ..state_machine import ACTIVE, RETRYABLE_BY_HAND, TERMINAL, JobState
 from ..store import MAX_PAGE_BYTES
 from .engine import Connection, Row, fields_of
+from .jobs_loaded import STATES
 from .schema import attempts, finished, job_inputs, job_results, jobs, queue
 
 MAX_EVENTS_BYTES = 1024 * 1024
@@ -75,19 +77,21 @@ _GET, _ = _compile(
 _GET_PARAMETER = next(iter(_))
 
 
+_NAMES = tuple(JobRecord.__dataclass_fields__)
+_LEFT_OUT: Mapping[str, Any] = dict.fromkeys(_NAMES)
+_values_of = itemgetter(*_NAMES)
+
+
 def job_from_row(row: Row) -> JobRecord:
     """Build a record from the columns of `jobs` and whatever payload was selected with them."""
-    fields = fields_of(row)
-    wanted: dict[str, Any] = {
-        name: fields.get(name) for name in JobRecord.__dataclass_fields__ if name != "group"
-    }
-    wanted["group"] = fields["group_name"]
-    wanted["status"] = JobState(fields["status"])
-    wanted["cancel_requested"] = bool(fields["cancel_requested"])
-    wanted["delayed"] = bool(fields["delayed"])
+    fields = {**_LEFT_OUT, **fields_of(row)}
+    fields["group"] = fields["group_name"]
+    fields["status"] = STATES[fields["status"]]
+    fields["cancel_requested"] = bool(fields["cancel_requested"])
+    fields["delayed"] = bool(fields["delayed"])
     retryable = fields["error_retryable"]
-    wanted["error_retryable"] = None if retryable is None else bool(retryable)
-    return JobRecord(**wanted)
+    fields["error_retryable"] = None if retryable is None else bool(retryable)
+    return JobRecord(**dict(zip(_NAMES, _values_of(fields), strict=True)))
 
 
 def get_job(connection: Connection, job_id: str) -> JobRecord:

@@ -202,12 +202,11 @@ def _tags(new: NewJob) -> str:
 def _lanes(tx: Transaction, jobs: Iterable[NewJob]) -> list[int]:
     """The lane of each job."""
     demanded = [
-        (
+        Demands(
             *(new.runtime, new.job_type, new.family, new.version),
             *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new)),
         )
         for new in jobs
     ]
-    demands = {told: Demands(*told) for told in set(demanded)}
-    lanes = lanes_of(tx, demands.values())
-    return [lanes[demands[told]] for told in demanded]
+    lanes = lanes_of(tx, set(demanded))
+    return [lanes[demands] for demands in demanded]

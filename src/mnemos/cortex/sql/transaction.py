@@ -77,8 +77,8 @@ class Transaction:
             self._connection.write_many(statement, rows)
 
     @property
-    def lanes(self) -> dict[str, int]:
-        """Lanes that are known to be there, by their keys."""
+    def lanes(self) -> dict[tuple[Any, ...], int]:
+        """Lanes that are known to be there, by what they demand."""
         return self._connection.lanes
 
     def count(self, scope: str, name: str, delta: int) -> None:

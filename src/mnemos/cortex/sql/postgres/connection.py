@@ -139,7 +139,7 @@ class PostgresConnection:
         self._count = 0
         self._waiting: dict[str, tuple[Many, Mapping[str, str]]] = {}
         """What is to be written, by its table."""
-        self.lanes: dict[str, int] = {}
+        self.lanes: dict[tuple[Any, ...], int] = {}
 
     @property
     def in_transaction(self) -> bool:
