@@ -169,7 +169,7 @@ async def test_what_takes_too_long_ends_the_process_and_nothing_else(
     checker: InputChecker, schema: InputSchema, prompt: str
 ) -> None:
     given = json.dumps({"prompt": prompt})
-    with pytest.raises(CheckTooSlowError, match=r"more than 0\.4 s"):
+    with pytest.raises(CheckTooSlowError, match="too long"):
         await checker.check(schema, given)
     assert not checker._idle
     with pytest.raises(CheckTooSlowError):
@@ -219,7 +219,7 @@ async def test_a_refused_input_is_a_422_with_a_pointer(checker: InputChecker) ->
 async def test_of_one_request_only_one_slow_input_is_checked(checker: InputChecker) -> None:
     model = CatalogModel("tiny", "2", "transformers", input_schema=SLOW)
     checks = InputCheck(checker)
-    words = ["takes more than", "another took too long"]
+    words = ["takes too long", "another took too long"]
     for number, word in enumerate(words):
         body = {"model": {"family": "tiny"}, "input": {"prompt": str(number)}}
         with pytest.raises(ApiError, match=word):

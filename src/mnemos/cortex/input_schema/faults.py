@@ -35,9 +35,10 @@ class ReadySchema:
 
     def fault(self, instance: Any) -> tuple[Path, str] | None:
         """The most telling fault: its place, and a sentence's end; None if there is none."""
-        worst = best_match(islice(self._validator.iter_errors(instance), MOST_FAULTS))
-        if worst is None:
+        faults = list(islice(self._validator.iter_errors(instance), MOST_FAULTS))
+        if not faults:
             return None
+        worst = best_match(faults)
         return list(worst.absolute_path), _expectation(worst)
 
 

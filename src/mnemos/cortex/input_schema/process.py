@@ -26,14 +26,17 @@ MOST_READY = 64
 
 
 def main(cpu_seconds: float) -> None:
-    """Answer until the input ends; each answer costs at most `cpu_seconds` of CPU time."""
+    """Answer until the input ends.
+
+    Each answer costs at most `cpu_seconds` of CPU time, and as much again for each MiB of input.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _bound_memory()
     ready = _ReadySchemas()
     while how := sys.stdin.buffer.readline():
         schema, given = sys.stdin.buffer.readline(), sys.stdin.buffer.readline()
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds * (1 + len(given) / 2**20))
         answer = json.dumps(_answer(ready, json.loads(how), schema, given))
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.buffer.write(answer.encode() + b"\n")
