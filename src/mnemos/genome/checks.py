@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from mnemos.json_schema import check_json_schema
@@ -22,6 +23,12 @@ MAX_SIGNATURE_BYTES = 4 * 1024 * 1024
 MAX_JSON_DEPTH = 32
 
 
+GIVEN_OUT = "given out"
+"""The context of validating what GENOME answered: it may have been registered under an earlier,
+wider rule, and must be readable all the same. What keeps paths inside their folder still holds.
+"""
+
+
 def problem_in(field: str, reason: str) -> PydanticCustomError:
     """An error about a field inside of what is checked as a whole; to be raised."""
     return PydanticCustomError("field", "{reason}", {"field": field, "reason": reason})
@@ -34,9 +41,10 @@ def plain_text(value: str) -> str:
     return value
 
 
-def file_path(value: str) -> str:
+def file_path(value: str, info: ValidationInfo) -> str:
     """Return `value` if it may be the path of a model's file."""
-    return allowed_key(check_key if value.isascii() else check_file_name)(value)
+    is_plain = value.isascii() or info.context == GIVEN_OUT
+    return allowed_key(check_key if is_plain else check_file_name)(value)
 
 
 def allowed_key(check: Callable[[T], R]) -> Callable[[T], R]:
@@ -74,10 +82,10 @@ def signature(value: dict[str, Any] | None) -> dict[str, Any] | None:
     return value
 
 
-def json_schema(value: dict[str, Any] | None) -> dict[str, Any] | None:
+def json_schema(value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
     """Return `value` if it is a JSON Schema (2020-12) that refers to nothing outside itself."""
-    if value is None:
-        return None
+    if value is None or info.context == GIVEN_OUT:
+        return value
     return check_json_schema(bounded_json(value))
 
 

@@ -20,6 +20,7 @@ from .answers import (
     VersionTag,
     VersionTags,
 )
+from .checks import GIVEN_OUT
 from .errors import (
     GenomeError,
     GenomeUnavailableError,
@@ -191,7 +192,7 @@ class GenomeClient:
 
     def _read(self, kind: type[Answer], answer: httpx2.Response) -> Answer:
         try:
-            return kind.model_validate(json.loads(answer.content))
+            return kind.model_validate(json.loads(answer.content), context=GIVEN_OUT)
         except (ValueError, ValidationError) as error:
             raise GenomeUnavailableError(f"What answers at {self.url} is not GENOME.") from error
 

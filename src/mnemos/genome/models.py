@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -18,6 +19,7 @@ from ..engram.digest import manifest_checksum
 from ..engram.keys import MAX_KEY_BYTES, NAME_PATTERN, check_bucket, check_name, check_version
 from ..engram.names import check_apart
 from .checks import (
+    GIVEN_OUT,
     allowed_key,
     bounded_json,
     file_path,
@@ -66,7 +68,7 @@ class ModelFile(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-def _apart(files: list[ModelFile]) -> list[ModelFile]:
+def _apart(files: list[ModelFile], info: ValidationInfo) -> list[ModelFile]:
     """Every file has a place of its own, also on disks that do not tell A from a."""
     known: set[str] = set()
     for file in files:
@@ -77,12 +79,13 @@ def _apart(files: list[ModelFile]) -> list[ModelFile]:
         parts = path.split("/")
         if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
             raise ValueError(f"{path!r} lies below another file")
-    allowed_key(check_apart)(known)
+    if info.context != GIVEN_OUT:
+        allowed_key(check_apart)(known)
     return files
 
 
-def _empty_or_path(value: str) -> str:
-    return file_path(value) if value else value
+def _empty_or_path(value: str, info: ValidationInfo) -> str:
+    return file_path(value, info) if value else value
 
 
 class Artifact(_Strict):

@@ -14,6 +14,8 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
+from mnemos.engram.digest import manifest_checksum
+from mnemos.genome.client import GenomeClient
 from mnemos.genome.models import ModelSpec
 from mnemos.genome.server import GenomeServer
 from mnemos.genome.settings import GenomeSettings
@@ -31,7 +33,10 @@ async def test_models_of_the_first_version_are_kept(tmp_path: Path, make_body: M
     engine.dispose()
     files = [{"path": name, "size": 1, "sha256": "a" * 64} for name in ("A", "a")]
     whole = ModelSpec.model_validate(make_body(tags=["old"])).model_dump(mode="json")
-    body = {name: value for name, value in whole.items() if name != "signature"} | {"files": files}
+    body = {name: value for name, value in whole.items() if name != "signature"}
+    body |= {"files": files, "input_schema": {"$ref": "#/$defs/missing"}}
+    sums = {"size_bytes": 2, "checksum": manifest_checksum((n, 1, "a" * 64) for n in ("A", "a"))}
+    body["artifact"] |= sums
     moment, shown = "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05Z"
     with closing(sqlite3.connect(path)) as database:
         database.execute(
@@ -50,6 +55,8 @@ async def test_models_of_the_first_version_are_kept(tmp_path: Path, make_body: M
                  "asked_tag": "latest", "signature": None}  # fmt: skip
         assert kept.json() == body | added
         assert len(kept.headers["etag"]) > 10
+        async with GenomeClient(server.url) as client:
+            assert [kept.path for kept in (await client.get("tiny")).files] == ["A", "a"]
         for params in ({"tag": "old"}, {"q": "TINY"}, {"format": "safetensors"}):
             assert len((await http.get(MODELS, params=params)).json()["models"]) == 1
         put = await http.put(f"{MODELS}/tiny", params={"version": "1"}, json={"description": "new"})

@@ -45,7 +45,7 @@ async def test_a_full_description_comes_back_as_it_was(
         capabilities=["chat", "embed"],
         tags=["small", "test"],
         metadata={"license": "apache-2.0", "emoji": "🦙"},
-        input_schema={"type": "object", "properties": {"text": {"$ref": "#/$defs/t"}}},
+        input_schema={"$defs": {"t": {"type": "string"}}, "items": {"$ref": "#/$defs/t"}},
     )
     await genome.register(body)
     shown = (await genome.get("tiny", "1")).model_dump(mode="json")
