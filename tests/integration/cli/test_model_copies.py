@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mnemos.cli.engram import EngramTarget
-from mnemos.cli.errors import CliError, Conflict
+from mnemos.cli.errors import CliError, Conflict, ExitCode
 from mnemos.cli.sources.copying import copy_model
 from mnemos.cli.sources.publish import Publisher, PushOptions
 from mnemos.cli.sources.trust import check_model, sign_model
@@ -173,6 +173,9 @@ async def test_a_registered_model_is_signed_and_its_signature_judged(
     signed = await site.push(folder, tmp_path / "cache", signing_key=key)
     assert signed["signature"]
     await check(site, NAME, public)
+    with pytest.raises(CliError, match="is no private key") as refused:
+        await site.push(folder, tmp_path / "cache", signing_key=public)
+    assert refused.value.exit_code is ExitCode.USAGE
     with pytest.raises(CliError, match="is no public key"):
         await check(site, NAME, folder / "config.json")
 

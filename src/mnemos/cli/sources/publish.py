@@ -109,6 +109,7 @@ class Publisher:
         options: PushOptions,
     ) -> Published:
         """Publish a folder. An identical version is left alone; another one is a Conflict."""
+        await _check_key(options)
         async with GenomeClient(self._genome_url) as genome:
             await find_model(genome, *name)  # before hours of hashing: does GENOME answer at all?
             return await self._publish(genome, folder, name, description, options)
@@ -120,6 +121,7 @@ class Publisher:
         fetch: Callable[[], Awaitable[Path]],
         options: PushOptions,
     ) -> Published:
+        await _check_key(options)
         async with GenomeClient(self._genome_url) as genome:
             known = await find_model(genome, *name)
             if known is not None and not options.replace:
@@ -173,6 +175,13 @@ async def prepare_folder(folder: Path, options: PushOptions) -> Prepared:
         more = f" and {len(left_out) - MOST_NAMED} more" if len(left_out) > MOST_NAMED else ""
         note(f"Left out, being hidden or excluded: {names}{more}")
     return prepared
+
+
+async def _check_key(options: PushOptions) -> None:
+    """Raise CliError now, not after hours of hashing, for a key that cannot sign."""
+    if options.signing_key is not None:
+        with told_plainly():
+            await asyncio.to_thread(sign_manifest, [], "nothing", options.signing_key)
 
 
 async def _signed(
