@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
@@ -16,6 +17,9 @@ from .manifest import ManifestFile
 
 POLL_SECONDS = 0.25
 """How often a waiting process looks: a lock among processes has no event to wait for."""
+
+_threads = ThreadPoolExecutor(8, thread_name_prefix="cache")
+"""Of their own: who waits for the cache's lock or removes big files keeps no other work waiting."""
 
 Fetch = Callable[[Sequence[WantedFile], OnBytes], Awaitable[None]]
 """Brings files to their paths, as fetch_files does for some store and bucket."""
@@ -158,7 +162,7 @@ async def in_thread(
 
     `undo` then takes back what it returned; `on_cancel` is to make it end soon.
     """
-    work = asyncio.get_running_loop().run_in_executor(None, call, *given)
+    work = asyncio.get_running_loop().run_in_executor(_threads, call, *given)
     cancelled = False
     while not work.done():
         try:

@@ -195,14 +195,14 @@ class ModelLoaderService:
 
         Asks the disk, not GENOME. Raises InvalidInputError for names that cannot be.
         """
-        return await asyncio.to_thread(self.cache.digest, f"{family}:{version}")
+        return await in_thread(self.cache.digest, f"{family}:{version}")
 
     async def note_usage(self) -> None:
         """Have the metrics say how much the cache holds, and may hold."""
         if self._metrics is None:
             return
         try:
-            usage = await asyncio.to_thread(self.cache.artifacts.usage)
+            usage = await in_thread(self.cache.artifacts.usage)
         except (EngramError, OSError) as error:
             logger.warning("cache_not_measured", error=str(error))
             return
