@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from mnemos.cortex.api.input_check import InputCheck
 from mnemos.cortex.api.submission import parse_job
@@ -187,7 +189,13 @@ async def test_patterns_that_backtrack_for_ever_elsewhere_take_no_time(
     assert fault.expected == 'must match the pattern "^(a+)+$"'
 
 
-async def test_a_process_that_was_lost_is_replaced(checker: InputChecker) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_process_that_was_lost_is_replaced(run: Callable[[Any], None]) -> None:
+    run(_lose_a_process())
+
+
+async def _lose_a_process() -> None:
+    checker = InputChecker()
     schema = InputSchema.of({"type": "object"})
     assert await checker.check(schema, "{}") is None
     [process] = checker._idle
@@ -195,6 +203,7 @@ async def test_a_process_that_was_lost_is_replaced(checker: InputChecker) -> Non
     await process.wait()
     assert await checker.check(schema, "{}") is None
     assert checker._idle != [process]
+    await checker.close()
 
 
 async def test_whoever_finds_no_place_in_time_is_told_to_come_again() -> None:

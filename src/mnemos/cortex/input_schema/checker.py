@@ -150,6 +150,8 @@ async def _exchange(process: Process, question: bytes) -> bytes:
     """Ask, and return the answer: nothing if the process ended."""
     assert process.stdin is not None
     assert process.stdout is not None
+    if process.stdin.is_closing():
+        return b""
     try:
         process.stdin.write(question)
         await process.stdin.drain()
