@@ -132,7 +132,7 @@ def test_batches_are_whole_whatever_is_killed(
     if not scale.long and (ends_as, bad_every) not in {("completed", 10)}:
         pytest.skip("in the long form only")
     lines = scale.of(5000, 400)
-    with running_stack(tmp_path, CORTEX_LEASE_SECONDS="3") as stack:
+    with running_stack(tmp_path, CORTEX_LEASE_SECONDS="3", CORTEX_MAX_LOST_WORKERS="50") as stack:
         stack.start_platform()
         model = build_tiny_llama(tmp_path / "model", context=512)
         stack.mnemos("models", "push", str(model), "--name", TINY)
