@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 from cortex_tools import StoreTools, TurnableClock
+from sqlalchemy import Table
 
 from mnemos.cortex.notifier import LocalNotifier
 from mnemos.cortex.numbers import Measurements
@@ -19,7 +20,7 @@ from mnemos.cortex.records import ClaimRequest
 from mnemos.cortex.settings import CortexSettings
 from mnemos.cortex.sql.choice import open_store
 from mnemos.cortex.sql.database import DATABASE_NAME
-from mnemos.cortex.sql.schema import job_inputs, jobs
+from mnemos.cortex.sql.schema import job_inputs, jobs, queue
 
 from .figures import percentile, text_of
 
@@ -60,7 +61,10 @@ def _nobody(_: Measurements) -> None:
 
 def _multiply(folder: Path, copies: int, database_url: str | None) -> None:
     """Copy the one job that there is, so that as many wait."""
-    statements = [_copy_of_jobs(copies), _copy_of_inputs(copies)]
+    statements = [
+        _copy_of_jobs(copies),
+        *(_copy_of(table, copies) for table in (job_inputs, queue)),
+    ]
     if database_url is None:
         with sqlite3.connect(folder / DATABASE_NAME) as file:
             for statement in statements:
@@ -82,10 +86,11 @@ def _copy_of_jobs(copies: int) -> str:
     )
 
 
-def _copy_of_inputs(copies: int) -> str:
-    names = [column.name for column in job_inputs.columns]
+def _copy_of(table: Table, copies: int) -> str:
+    """Copy the row that belongs to the job."""
+    names = [column.name for column in table.columns]
     values = ["job_seq + n" if name == "job_seq" else name for name in names]
     return (
-        f"{_SERIES.format(copies)} INSERT INTO job_inputs ({', '.join(names)})"
-        f" SELECT {', '.join(values)} FROM job_inputs CROSS JOIN series"
+        f"{_SERIES.format(copies)} INSERT INTO {table.name} ({', '.join(names)})"
+        f" SELECT {', '.join(values)} FROM {table.name} CROSS JOIN series"
     )
