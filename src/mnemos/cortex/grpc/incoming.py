@@ -33,6 +33,8 @@ MAX_TEXT = 10_000
 MAX_CACHED_MODELS = 256
 MAX_MEGABYTES = 2**40
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_EMPTY = ("", "{}")
+_read_object = msgspec.json.Decoder(dict[str, Any]).decode
 _FORWARD = {JobState.LOADING_MODEL, JobState.EXECUTING, JobState.STREAMING}
 _REPORTABLE = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT}
 
@@ -219,7 +221,15 @@ def strict_json(text: str) -> str | None:
 
 def strict_object(text: str) -> str:
     """As `strict_json`, but whatever is no JSON object becomes an empty one."""
-    mended = strict_json(text) if text else None
+    if text in _EMPTY:
+        return "{}"
+    try:
+        _read_object(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    else:
+        return text
+    mended = strict_json(text)
     return mended if mended and mended.lstrip().startswith("{") else "{}"
 
 

@@ -17,8 +17,9 @@ from ..records import ActionRecord, ChunkAck, JobRecord, LeasedJob, ModelKey, Re
 from .words import VERDICT_BY_FENCE, action_kind_number, error_code_number, job_type_number
 
 
+@lru_cache(maxsize=256)
 def duration(seconds: float) -> Duration:
-    """A length of time."""
+    """A length of time, for messages to copy: jobs that were claimed together have the same."""
     whole, nanos = divmod(round(max(0.0, seconds) * 1e9), 1_000_000_000)
     return Duration(seconds=whole, nanos=nanos)
 
