@@ -179,6 +179,10 @@ class Target:
         """Let the kernel copy up to `count` bytes of the open file `source`. Raises OSError."""
         return os.copy_file_range(source, self._descriptor, count, part.position, part.position)
 
+    def splice_from(self, pipe: int, part: Part, count: int) -> int:
+        """Move up to `count` bytes from a pipe to where the part goes on. Raises OSError."""
+        return os.splice(pipe, self._descriptor, count, offset_dst=part.position)
+
     def note(self, part: Part, count: int) -> None:
         """Put down that the part has grown by `count`. Raises LocalDiskError."""
         with self._lock, self._disk("write"):
