@@ -64,6 +64,8 @@ class Touched:
 
     workers: Collection[str] = ()
     jobs: Collection[str] = ()
+    new_jobs: int = 0
+    """How many it may add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Begun:
 
     now: Callable[[], float]
     receipt: str = ""
+    numbers: Sequence[int] = ()
+    """For jobs that it may add, where they are taken beforehand."""
 
 
 class Engine(Protocol):

@@ -139,7 +139,7 @@ class SqlStore:
 
     async def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Store jobs in one commit; the same idempotency key gives the first job back."""
-        return await self._writer.run_combined(submitting.submit, jobs)
+        return await self._writer.run_combined(submitting.submit, jobs, new_jobs=len(jobs))
 
     async def get_job(self, job_id: str) -> JobRecord:
         """Return a job with its input and result. Raises JobNotFoundError."""

@@ -188,6 +188,8 @@ _KEY_PLACE = 14
 
 
 def _next_seqs(tx: Transaction, count: int) -> Sequence[int]:
+    if len(tx.numbers) >= count:
+        return [tx.numbers.pop() for _ in range(count)]
     if tx.shared:
         return [row["seq"] for row in tx.all(_NEXT_SEQS, {"count": count})]
     last = tx.one(_LAST_SEQ, {})

@@ -39,13 +39,31 @@ INSERT INTO finished (job_seq, group_name, finish_seq) VALUES (:seq, :group_name
 class Transaction:
     """One operation inside a commit that it may share with others.
 
-    `shared` says that other processes may write to the database meanwhile.
+    `shared` says that other processes may write to the database meanwhile; `numbers` are those of
+    new jobs that were taken as the commit began, the last one first.
     """
 
-    __slots__ = ("_connection", "finished", "measured", "now", "shared", "tally", "topics")
+    __slots__ = (
+        "_connection",
+        "finished",
+        "measured",
+        "now",
+        "numbers",
+        "shared",
+        "tally",
+        "topics",
+    )
 
-    def __init__(self, connection: Connection, now: float, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        now: float,
+        *,
+        shared: bool = False,
+        numbers: list[int] | None = None,
+    ) -> None:
         self._connection = connection
+        self.numbers = numbers or []
         self.now = now
         self.shared = shared
         self.tally: Counter[tuple[str, str]] = Counter()

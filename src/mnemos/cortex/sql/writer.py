@@ -49,6 +49,7 @@ class _Request(Generic[T]):
     undo: Callable[[T], Operation[Any] | None] | None
     workers: Collection[str] = ()
     jobs: Collection[str] = ()
+    new_jobs: int = 0
     result: T | None = None
     error: BaseException | None = None
 
@@ -96,6 +97,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
         self._failing_since: float | None = None
+        self._numbers: list[int] = []
         self._closed = False
 
     async def start(self) -> None:
@@ -140,13 +142,14 @@ class Writer:
         undo: Callable[[T], Operation[Any] | None] | None = None,
         workers: Collection[str] = (),
         jobs: Collection[str] = (),
+        new_jobs: int = 0,
     ) -> T:
         """Do the same with an item that is carried out together with others of its kind.
 
         Items that name the same job are carried out in the order in which they came, also across
         kinds; others may change places within a commit.
         """
-        return await self._ask(kind, item, undo, workers, jobs)
+        return await self._ask(kind, item, undo, workers, jobs, new_jobs)
 
     async def _ask(
         self,
@@ -155,13 +158,14 @@ class Writer:
         undo: Callable[[T], Operation[Any] | None] | None,
         workers: Collection[str],
         jobs: Collection[str],
+        new_jobs: int = 0,
     ) -> T:
         if self._closed or self._loop is None:
             raise StorageUnavailableError("CORTEX is shutting down.")
         if self._queue.qsize() >= MAX_WAITING:
             raise StorageUnavailableError("CORTEX is overloaded; try again in a moment.")
         future: asyncio.Future[T] = self._loop.create_future()
-        request = _Request(kind, item, future, undo, workers, jobs)
+        request = _Request(kind, item, future, undo, workers, jobs, new_jobs)
         self._queue.put(request)
         try:
             return await request.future
@@ -286,6 +290,7 @@ class Writer:
         self, connection: Connection, groups: Collection[_Group], begun: Begun, run: _Run
     ) -> _Outcome:
         outcome = _Outcome()
+        self._numbers = list(reversed(begun.numbers))
         for group in groups:
             for some in self._run_group(connection, group, begun, run):
                 outcome.add(some)
@@ -308,7 +313,8 @@ class Writer:
                 yield from self._run_group(connection, alone, begun, run)
 
     def _transaction(self, connection: Connection, begun: Begun) -> Transaction:
-        return Transaction(connection, begun.now(), shared=self._engine.shared)
+        shared = self._engine.shared
+        return Transaction(connection, begun.now(), shared=shared, numbers=self._numbers)
 
     def _run_plainly(self, connection: Connection, group: _Group, tx: Transaction) -> bool:
         results = group.kind(tx, [request.item for request in group.requests])
@@ -413,10 +419,11 @@ def _touched(groups: Sequence[_Group]) -> Touched:
     for group in groups:
         for request in group.requests:
             workers.update(request.workers)
+    new_jobs = sum(request.new_jobs for group in groups for request in group.requests)
     naming = [group for group in groups if group.jobs]
     if len(naming) == 1 and naming[0] is groups[0] and naming[0].kind is not _alone:
-        return Touched(workers)
-    return Touched(workers, set().union(*(group.jobs for group in naming)))
+        return Touched(workers, new_jobs=new_jobs)
+    return Touched(workers, set().union(*(group.jobs for group in naming)), new_jobs)
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
