@@ -114,12 +114,16 @@ async def test_jobs_whose_claim_is_not_confirmed_start_after_their_own_renewal(
     async with start_worker():
         await cortex.until(lambda: cortex.streamed["acquire"] > 0)
         job = cortex.submit("job_1", "tokens 1")
+        submitted_at = asyncio.get_running_loop().time()
         await cortex.until(lambda: bool(job.released))
+        waited = asyncio.get_running_loop().time() - submitted_at
+        assert waited > cortex.lease_seconds / 2, "it did not wait for its renewal"
         assert engines.made == []
         cortex.refuse_renewals = False
         await cortex.until(lambda: job.state == "done")
 
     assert cortex.streamed["confirm"] >= 1
+    assert job.renewed, "it started without a renewal"
 
 
 async def test_a_stream_that_breaks_costs_no_job(
