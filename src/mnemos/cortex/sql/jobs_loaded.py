@@ -33,7 +33,7 @@ LOCK_FREE_JOBS = "/*+ FOR NO KEY UPDATE OF jobs SKIP LOCKED */"
 """As engine.LOCK and LOCK_FREE, for statements that also read other tables."""
 
 _BY_IDS = Among(
-    f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ANY(:keys) ORDER BY seq {LOCK}",  # noqa: S608
+    f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ANY(:keys) ORDER BY seq + 0 {LOCK}",  # noqa: S608
     TEXT,
 )
 _PASTS = Among(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 from sqlalchemy.dialects.sqlite import dialect as SqliteDialect
 
 from ..errors import JobNotFoundError, LogPrunedError
@@ -75,6 +75,20 @@ _GET, _ = _compile(
     _NUMBERED.outerjoin(finished, finished.c.job_seq == jobs.c.seq).where(jobs.c.job_id == "?")
 )
 _GET_PARAMETER = next(iter(_))
+
+# The page is cut before anything is joined, whatever a planner without statistics believes.
+_page_of_group = (
+    select(finished.c.job_seq, finished.c.finish_seq)
+    .where(finished.c.group_name == bindparam("group"), finished.c.finish_seq > bindparam("after"))
+    .order_by(finished.c.finish_seq)
+    .limit(bindparam("limit"))
+    .subquery("page")
+)
+_GROUP_RESULTS, _GROUP_PARAMETERS = _compile(
+    _FULL.add_columns(_page_of_group.c.finish_seq)
+    .join(_page_of_group, _page_of_group.c.job_seq == jobs.c.seq)
+    .order_by(_page_of_group.c.finish_seq)
+)
 
 
 _NAMES = tuple(JobRecord.__dataclass_fields__)
@@ -188,13 +202,8 @@ def read_events(connection: Connection, job_id: str, from_sequence: int, limit: 
 
 def group_results(connection: Connection, group: str, after: int, limit: int) -> list[JobRecord]:
     """Return finished jobs of a group in finishing order."""
-    statement = (
-        _NUMBERED.join(finished, finished.c.job_seq == jobs.c.seq)
-        .where(finished.c.group_name == group, finished.c.finish_seq > after)
-        .order_by(finished.c.finish_seq)
-    )
-    text, parameters = _compile(statement.limit(limit))
-    return _page(connection.execute(text, parameters))
+    wanted = {**_GROUP_PARAMETERS, "group": group, "after": after, "limit": limit}
+    return _page(connection.execute(_GROUP_RESULTS, wanted))
 
 
 def group_counts(connection: Connection, group: str) -> GroupCounts:
