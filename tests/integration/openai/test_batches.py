@@ -86,7 +86,7 @@ async def test_every_line_is_answered_or_told_why_not(cortex: Cortex, client: As
     bad = [line("hot", temperature=9), line("nobody", model="nobody"), line("s", stream=True)]
     file_id = await upload(client, *good, *bad, line("fail-1"))
     batch = await start(client, file_id, metadata={"purpose": "test"})
-    assert batch.metadata == {"purpose": "test"}
+    assert (batch.metadata, batch.completion_window) == ({"purpose": "test"}, "24h")
     await answer_all(cortex, 11)
 
     done = await until(client, batch, "completed")
@@ -182,7 +182,7 @@ async def test_what_takes_too_long_keeps_what_is_answered(
     )
     await answer_all(cortex, 1)
     done = await until(client, batch, "expired", "completed")
-    assert done.status == "expired"
+    assert (done.status, done.completion_window) == ("expired", "2s")
     answers = await lines_of(client, done.output_file_id)
     errors = await lines_of(client, done.error_file_id)
     assert set(answers) | set(errors) == {"one", "two"}

@@ -6,7 +6,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from mnemos.http import ApiError
 
@@ -19,7 +19,6 @@ from .errors import refusal
 from .files import page, parts_of
 from .requests import Strict
 
-WINDOW_SECONDS = 86_400
 MAX_BATCH_FILE_BYTES = 200 * 1024 * 1024
 
 router = APIRouter(tags=["batches"])
@@ -47,8 +46,6 @@ class ExpiresAfter(Strict):
 
 class BatchRequest(Strict):
     """`POST /v1/batches`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     input_file_id: str = Field(min_length=1, max_length=64)
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
@@ -151,7 +148,7 @@ async def _view(cortex: ApiContext, batch: Batch) -> dict[str, Any]:
         "endpoint": batch.endpoint,
         "errors": _errors(batch),
         "input_file_id": batch.input_file_id,
-        "completion_window": "24h",
+        "completion_window": _window(batch),
         "status": "cancelling" if stopping else batch.state.value,
         "output_file_id": batch.output_file_id if _has_output(batch) else None,
         "error_file_id": batch.error_file_id if progress.has_errors else None,
@@ -161,6 +158,15 @@ async def _view(cortex: ApiContext, batch: Batch) -> dict[str, Any]:
         "request_counts": {"total": progress.total, "completed": completed, "failed": failed},
         "metadata": dict(batch.metadata) or None,
     }
+
+
+def _window(batch: Batch) -> str:
+    """The time that it was given, as whole hours or minutes where it is."""
+    seconds = round(batch.expires_at - batch.created_at)
+    for unit, name in ((3600, "h"), (60, "m")):
+        if seconds % unit == 0:
+            return f"{seconds // unit}{name}"
+    return f"{seconds}s"
 
 
 def _has_output(batch: Batch) -> bool:
