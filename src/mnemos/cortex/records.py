@@ -73,6 +73,10 @@ class NewJob:
     trace: str | None = None
     row_count: int = 0
     """How many rows a batch or an evaluation has."""
+    key_id: str = ""
+    """The API key that it was submitted with; "" where none was asked for."""
+    is_batch: bool = False
+    """Whether it is a line of a batch, for which nobody waits at this moment."""
 
 
 @frozen()
