@@ -133,6 +133,8 @@ class JobRecord:
     error_code: str | None
     error: str | None
     error_retryable: bool | None
+    key_id: str = ""
+    """The API key that it was submitted with; "" where none was asked for."""
 
     @property
     def payload_bytes(self) -> int:
@@ -164,6 +166,7 @@ class JobFilter:
     group: str | None = None
     job_type: str | None = None
     error_code: str | None = None
+    key_id: str | None = None
     submitted_after: float | None = None
     submitted_before: float | None = None
     before_seq: int | None = None

@@ -102,6 +102,9 @@ class JobStore(Protocol):
     async def group_counts(self, group: str) -> GroupCounts:
         """Say how a group stands."""
 
+    async def waiting_of(self, key_id: str, most: int) -> int:
+        """Count the jobs that wait and were submitted with a key, up to `most`."""
+
     async def queue_numbers(self) -> QueueNumbers:
         """Return the queue's numbers at this moment."""
 

@@ -58,7 +58,8 @@ ORDER BY attempts.job_seq + 0
 _COLUMNS = f"""
     {JOB_COLUMNS}, jobs.family, jobs.version, jobs.min_memory_mb, jobs.min_gpu_memory_mb, jobs.tags,
     jobs.idempotency_key, jobs.trace, jobs.finished_at, jobs.error_code, jobs.error,
-    jobs.error_retryable, job_inputs.input, job_inputs.runtime_config, job_inputs.metadata
+    jobs.error_retryable, jobs.key_id,
+    job_inputs.input, job_inputs.runtime_config, job_inputs.metadata
 """
 _FREE = Among(
     f"""

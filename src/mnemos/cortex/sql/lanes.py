@@ -1,4 +1,4 @@
-"""Lanes: one for each combination of what jobs demand of a worker."""
+"""Lanes: one for each combination of what jobs demand of a worker, and of whose they are."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from .transaction import Transaction
 _FIND = Among("SELECT lane_key, lane_id FROM lanes WHERE lane_key = ANY(:keys)", TEXT)
 _ADD = """
 INSERT INTO lanes (lane_key, runtime, job_type, family, version, min_memory_mb,
-    min_gpu_memory_mb, tags, measured)
+    min_gpu_memory_mb, tags, measured, key_id, is_batch)
 VALUES (:key, :runtime, :job_type, :family, :version, :min_memory_mb, :min_gpu_memory_mb, :tags,
-    :measured)
+    :measured, :key_id, :is_batch)
 ON CONFLICT (lane_key) DO UPDATE SET runtime = excluded.runtime
 RETURNING lane_id
 """
 _DEMANDS_OF = """
-SELECT runtime, job_type, family, version, min_memory_mb, min_gpu_memory_mb, tags FROM jobs
-WHERE seq = :seq
+SELECT jobs.runtime, jobs.job_type, jobs.family, jobs.version, jobs.min_memory_mb,
+    jobs.min_gpu_memory_mb, jobs.tags, lanes.key_id, lanes.is_batch
+FROM jobs JOIN lanes ON lanes.lane_id = jobs.lane_id WHERE jobs.seq = :seq
 """
 _MOVE = """
 UPDATE jobs SET lane_id = :lane_id, min_memory_mb = :min_memory_mb,
@@ -37,7 +38,7 @@ MAX_KNOWN = 10_000
 
 
 class Demands(NamedTuple):
-    """What a job demands; `tags` is sorted JSON text.
+    """What a job demands, and whose it is; `tags` is sorted JSON text.
 
     `measured` says that the memory is what the job turned out to need, model included.
     """
@@ -50,11 +51,15 @@ class Demands(NamedTuple):
     min_gpu_memory_mb: int
     tags: str
     measured: bool = False
+    key_id: str = ""
+    is_batch: bool = False
 
     @property
     def key(self) -> str:
-        """What tells the lane from others."""
-        return json.dumps(self if self.measured else self[:-1])
+        """What tells the lane from others; lanes of nobody have the keys that they always had."""
+        if self.key_id or self.is_batch:
+            return json.dumps(self)
+        return json.dumps(self[:8] if self.measured else self[:7])
 
 
 def lanes_of(tx: Transaction, demands: Iterable[Demands]) -> Mapping[tuple[Any, ...], int]:
@@ -93,6 +98,7 @@ def raise_needs(tx: Transaction, loaded: LoadedJob, memory_mb: int, gpu_memory_m
     told = tx.one(_DEMANDS_OF, {"seq": loaded.seq})
     assert told is not None
     demands = fields_of(told)
+    demands["is_batch"] = bool(demands["is_batch"])
     raised = {
         name: need
         for name, need in (("min_memory_mb", memory_mb), ("min_gpu_memory_mb", gpu_memory_mb))

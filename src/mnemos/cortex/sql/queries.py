@@ -63,6 +63,12 @@ _OLDEST = """
 SELECT jobs.submitted_at FROM queue CROSS JOIN jobs WHERE jobs.seq = queue.job_seq
 ORDER BY queue.job_seq LIMIT 1
 """
+_WAITING_OF = """
+SELECT COALESCE(SUM(tallies.value), 0) AS jobs FROM lanes JOIN tallies
+    ON tallies.scope >= 'lane/' || lanes.lane_id || '/'
+    AND tallies.scope < 'lane/' || lanes.lane_id || '0'
+WHERE lanes.key_id = :key_id AND tallies.name = 'pending'
+"""
 _WORKERS = "SELECT lost, desired_state, status, COUNT(*) AS n FROM workers GROUP BY 1, 2, 3"
 
 
@@ -100,6 +106,7 @@ def job_from_row(row: Row) -> JobRecord:
     """Build a record from the columns of `jobs` and whatever payload was selected with them."""
     fields = {**_LEFT_OUT, **fields_of(row)}
     fields["group"] = fields["group_name"]
+    fields["key_id"] = fields["key_id"] or ""
     fields["status"] = STATES[fields["status"]]
     fields["cancel_requested"] = bool(fields["cancel_requested"])
     fields["delayed"] = bool(fields["delayed"])
@@ -132,6 +139,7 @@ def list_jobs(connection: Connection, query: JobFilter) -> list[JobRecord]:
         jobs.c.group_name: query.group,
         jobs.c.job_type: query.job_type,
         jobs.c.error_code: query.error_code,
+        jobs.c.key_id: query.key_id,
     }
     for column, value in equal.items():
         if value is not None:
@@ -230,6 +238,15 @@ def queue_numbers(connection: Connection, now: float) -> QueueNumbers:
     waited = 0.0 if oldest is None else max(0.0, now - oldest["submitted_at"])
     delayed = _tally(connection, "queue").get("delayed", 0)
     return QueueNumbers(lanes, delayed, waited)
+
+
+def waiting_of(connection: Connection, key_id: str, most: int) -> int:
+    """Count the jobs that wait and were submitted with a key, delayed ones too, up to `most`.
+
+    What it costs does not depend on the backlog, but on how many lanes the key ever used.
+    """
+    row = connection.execute(_WAITING_OF, {"key_id": key_id}).fetchone()
+    return min(most, int(row["jobs"]))
 
 
 def totals(connection: Connection) -> Totals:

@@ -6,8 +6,9 @@ finds jobs by their state are rows of their own, which come and go. So PostgreSQ
 in its page and leaves all indexes alone (a HOT update). `queue` has the jobs that wait, those of
 `attempts` that have not ended tell which are held, `finished` has those of groups that have ended.
 
-A *lane* is one combination of what a job demands of a worker: claiming looks at the heads of
-fitting lanes, so its cost does not grow with the backlog. What a `measured` lane demands is what
+A *lane* is one combination of what a job demands of a worker, whose it is and whether it is a
+batch's: claiming looks at the heads of fitting lanes, so its cost does not grow with the backlog.
+What a `measured` lane demands is what
 its jobs turned out to need, on top of what their submitters asked for.
 
 PostgreSQL is not asked to check that jobs have a lane and what belongs to jobs has one: that would
@@ -59,6 +60,9 @@ lanes = Table(
     Column("min_gpu_memory_mb", Integer, nullable=False),
     Column("tags", Text, nullable=False),
     Column("measured", Boolean, nullable=False, server_default=false()),
+    Column("key_id", Text, nullable=False, server_default=""),
+    Column("is_batch", Boolean, nullable=False, server_default=false()),
+    Index("lanes_by_key", "key_id"),
 )
 
 jobs = Table(
@@ -106,6 +110,7 @@ jobs = Table(
     Column("pruned_lines", LONG, nullable=False, server_default="0"),
     Column("next_event", LONG, nullable=False, server_default="0"),
     Column("lost_workers", Integer, nullable=False, server_default="0"),
+    Column("key_id", Text),
     UniqueConstraint("idempotency_key").ddl_if(dialect="sqlite"),
     Index(
         "jobs_by_key",
@@ -117,6 +122,7 @@ jobs = Table(
     _partial("jobs_ended_badly", "error_code IS NOT NULL", "seq"),
     Index("jobs_by_model", "family", "version", "seq"),
     _partial("jobs_by_group", "group_name IS NOT NULL", "group_name", "seq"),
+    _partial("jobs_by_owner", "key_id IS NOT NULL", "key_id", "seq"),
     sqlite_autoincrement=True,
 )
 

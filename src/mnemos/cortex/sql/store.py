@@ -206,6 +206,10 @@ class SqlStore:
         """Return what jobs that could be claimed now ask for."""
         return await self._readers.run(waiting.waiting_lanes)
 
+    async def waiting_of(self, key_id: str, most: int) -> int:
+        """Count the jobs that wait and were submitted with a key, up to `most`."""
+        return await self._readers.run(lambda db: queries.waiting_of(db, key_id, most))
+
     async def queue_numbers(self) -> QueueNumbers:
         """Return the queue's numbers at this moment."""
         return await self._readers.run(lambda db: queries.queue_numbers(db, self._engine.now(db)))

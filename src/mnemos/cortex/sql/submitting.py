@@ -33,11 +33,11 @@ _INSERT_JOBS = Many(
 INSERT INTO jobs (seq, job_id, lane_id, status, delayed, job_type, priority, family,
     version, runtime, timeout_seconds, retry_config, min_memory_mb, min_gpu_memory_mb, tags,
     group_name, idempotency_key, request_hash, trace, size_bytes, attempt, retries_used, renewed,
-    next_chunk, cancel_requested, submitted_at, available_at, row_count, next_event)
+    next_chunk, cancel_requested, submitted_at, available_at, row_count, next_event, key_id)
 VALUES (:seq, :job_id, :lane_id, 'pending', FALSE, :job_type, :priority, :family,
     :version, :runtime, :timeout_seconds, :retry_config, :min_memory_mb, :min_gpu_memory_mb, :tags,
     :group_name, :idempotency_key, :request_hash, :trace, :size_bytes, 0, 0, FALSE,
-    0, FALSE, :now, :now, :row_count, 1)
+    0, FALSE, :now, :now, :row_count, 1, :key_id)
 ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 """,
     seq=INT,
@@ -60,6 +60,7 @@ ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     size_bytes=INT,
     now=FLOAT,
     row_count=INT,
+    key_id=TEXT,
 )
 _STORED = Among("SELECT seq FROM jobs WHERE seq = ANY(:keys)", INT)
 _INSERT_INPUTS = Many(
@@ -181,6 +182,7 @@ def _row(tx: Transaction, seq: int, lane_id: int, new: NewJob) -> Values:
         *(new.runtime, new.timeout_seconds, new.retry_config, new.min_memory_mb),
         *(new.min_gpu_memory_mb, _tags(new), new.group, new.idempotency_key, new.request_hash),
         *(new.trace, size + len(new.runtime_config) + len(new.metadata), tx.now, new.row_count),
+        new.key_id or None,
     )
 
 
@@ -206,7 +208,8 @@ def _lanes(tx: Transaction, jobs: Iterable[NewJob]) -> list[int]:
     demanded = [
         Demands(
             *(new.runtime, new.job_type, new.family, new.version),
-            *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new)),
+            *(new.min_memory_mb, new.min_gpu_memory_mb, _tags(new), False),
+            *(new.key_id, new.is_batch),
         )
         for new in jobs
     ]
