@@ -31,6 +31,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 metadata = MetaData()
@@ -260,8 +261,12 @@ files = Table(
     Column("size_bytes", LONG, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
+    Column("key_id", Text, nullable=False, server_default=""),
+    Column("whole", Boolean, nullable=False, server_default=true()),
+    _partial("files_expiring", "expires_at IS NOT NULL", "expires_at"),
     sqlite_autoincrement=True,
 )
+"""A file that is not `whole` is being written; it goes when its time is over, as all do."""
 
 batches = Table(
     "batches",
@@ -280,6 +285,10 @@ batches = Table(
     Column("progress", Text, nullable=False),
     Column("owner", Text, nullable=False),
     Column("owned_until", Float, nullable=False),
+    Column("key_id", Text, nullable=False, server_default=""),
+    Column("retry_of", Text),
+    Column("output_seconds", Float),
+    Column("webhooks", Text, nullable=False, server_default="[]"),
     _partial("batches_open", "state IN ('validating', 'in_progress', 'finalizing')", "seq"),
     sqlite_autoincrement=True,
 )
@@ -292,4 +301,73 @@ batch_faults = Table(
     Column("custom_id", Text, nullable=False),
     Column("status", Integer, nullable=False),
     Column("error", Text, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("size_bytes", LONG, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("file_seconds", Float),
+    Column("state", Text, nullable=False),
+    Column("file_id", Text),
+    Column("part_ids", Text, nullable=False),
+    Column("clean_at", Float, nullable=False),
+    Index("uploads_to_clean", "clean_at"),
+)
+"""At `clean_at` what the upload's parts are made of is removed, and later the upload itself."""
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("part_id", Text, primary_key=True),
+    Column("size_bytes", LONG, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float),
+    Column("state", Text, nullable=False),
+    Column("ended_at", Float),
+    Column("error", Text),
+    _partial("deliveries_due", "next_at IS NOT NULL", "endpoint", "next_at"),
+)
+"""What webhooks are told. `next_at` is when one is tried next; none where that has ended."""
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("owned_until", Float, nullable=False),
+)
+"""What one replica at a time does."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("seq", LONG, primary_key=True),
+    Column("key_id", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("secret_hash", Text, nullable=False, unique=True),
+    Column("scopes", Text, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("max_waiting_jobs", LONG),
+    Column("tokens_per_minute", LONG),
+    Column("created_at", Float, nullable=False),
+    Column("disabled_at", Float),
+    sqlite_autoincrement=True,
 )
