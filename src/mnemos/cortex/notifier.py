@@ -32,6 +32,9 @@ def worker_topic(worker_id: str) -> str:
 BATCHES_TOPIC = "batches"
 """A batch is new, shall stop, or has no driver any more."""
 
+KEYS_TOPIC = "keys"
+"""API keys have changed."""
+
 DELAYED_TOPIC = "delayed"
 """A job was put back with a delay."""
 

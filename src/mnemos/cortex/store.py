@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from .batches.store import FilesAndBatches
+from .keys.store import KeyStore
 from .numbers import QueueNumbers, Totals
 from .records import (
     ActionRecord,
@@ -243,6 +244,10 @@ class Store(JobStore, AttemptStore, WorkerStore, RetentionStore, Protocol):
     @property
     def batches(self) -> FilesAndBatches:
         """Files and batches."""
+
+    @property
+    def keys(self) -> KeyStore:
+        """API keys."""
 
     async def check_writable(self) -> None:
         """Write and commit something small. Raises StorageUnavailableError, saying why."""

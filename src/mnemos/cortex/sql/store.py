@@ -60,6 +60,7 @@ from . import (
 )
 from .batch_store import SqlBatchStore
 from .engine import Connection, Engine
+from .key_store import SqlKeyStore
 from .readers import Readers
 from .transaction import Transaction
 from .writer import Writer
@@ -105,6 +106,7 @@ class SqlStore:
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
         self.batches = SqlBatchStore(self._writer, self._readers)
+        self.keys = SqlKeyStore(self._writer, self._readers)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
