@@ -10,7 +10,7 @@ import pytest
 from asking import collect, job
 
 from neuron.errors import InvalidInputError
-from neuron.models.job import ResumeState
+from neuron.models.job import JobInput, ResumeState
 from neuron.runtimes.engine_client import EngineClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -129,3 +129,34 @@ async def test_prompt_and_target_may_fill_the_context_and_no_more(engine: Engine
     assert fits.metadata["prompt_tokens"] + fits.metadata["tokens_generated"] == 512
     with pytest.raises(InvalidInputError, match=r"and target have 513 tokens .* at most 512"):
         await collect(engine, job("q" * 500, raw=True, target="z" * 13))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+async def test_a_prompts_own_tokens_have_the_scores_of_a_forward_pass(
+    engine: EngineClient, cache: Path, tokenizer: Any, count: int
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    prompt = tokenizer.encode("What is the capital of France? Paris.")
+    model = AutoModelForCausalLM.from_pretrained(cache / "tiny" / "1")
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+    parameters = {"temperature": 0, "prompt_logprobs": 3, "logprobs": 3, "max_tokens": count}
+    asked = JobInput(prompt_token_ids=prompt, parameters=parameters)
+    for _ in range(2):  # the second time it was read before
+        text, tokens, output = await collect(engine, asked)
+        first, *others = output.metadata["prompt_logprobs"]
+        assert (first["token_id"], first["logprob"]) == (prompt[0], None)
+        assert_scores(others, prompt[1:], expected)
+        assert output.metadata["prompt_text"] == "What is the capital of France? Paris."
+        assert len(tokens) == len(output.metadata["logprobs"]) == count
+        assert output.metadata["finish_reason"] == "length"
+        assert output.result == text
+
+
+async def test_a_bias_makes_tokens(engine: EngineClient) -> None:
+    _, tokens, _ = await collect(engine, job("Hello", max_tokens=3, logit_bias={"9": 100}))
+    assert tokens == [9] * 3
+    with pytest.raises(InvalidInputError, match="logit_bias: 99999 is not a token"):
+        await collect(engine, job("Hello", logit_bias={"99999": 1}))

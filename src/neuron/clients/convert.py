@@ -191,8 +191,19 @@ def _input(message: pb.JobInput) -> dict[str, Any]:
         "prompt": message.prompt or None,
         "parameters": decode_json(message.parameters_json, {}),
         "context": message.context or None,
-        "messages": [{"role": m.role, "content": m.content} for m in message.messages] or None,
+        "messages": [_turn(turn) for turn in message.messages] or None,
         "inputs": [decode_json(row, None) for row in message.inputs_json] or None,
+        "prompt_token_ids": list(message.prompt_token_ids) or None,
+    }
+
+
+def _turn(message: pb.ChatMessage) -> dict[str, Any]:
+    return {
+        "role": message.role,
+        "content": message.content,
+        "tool_calls": decode_json(message.tool_calls_json, None),
+        "tool_call_id": message.tool_call_id or None,
+        "name": message.name or None,
     }
 
 

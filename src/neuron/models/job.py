@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ from .sampling import SamplingParameters
 
 METRICS = "metrics"
 """The one parameter that is no sampling parameter: what an evaluation measures."""
+
+
+_KINDS_OF_INPUT = ("prompt", "messages", "inputs", "prompt_token_ids")
 
 
 class JobStatus(StrEnum):
@@ -64,10 +67,16 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    """What an assistant called, as OpenAI's API lists it; arguments are JSON in a text."""
+    tool_call_id: str | None = None
+    """Whose result a tool's message is."""
+    name: str | None = None
+    """The tool's."""
 
 
 class JobInput(BaseModel):
-    """What a model is asked: a prompt, a conversation, or rows of them.
+    """What a model is asked: a prompt (a text or tokens), a conversation, or rows of them.
 
     `parameters` are checked as `SamplingParameters` on construction and kept as they were given.
     Beside `inputs` they may name the `metrics` of an evaluation, which are checked when it runs.
@@ -78,6 +87,8 @@ class JobInput(BaseModel):
     context: str | None = None
     messages: list[ChatMessage] | None = Field(default=None, min_length=1)
     inputs: list[Any] | None = Field(default=None, min_length=1)
+    prompt_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """A prompt as the model's own tokens; it is read as it stands."""
 
     @field_validator("parameters")
     @classmethod
@@ -87,9 +98,7 @@ class JobInput(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
-        given = [
-            name for name in ("prompt", "messages", "inputs") if getattr(self, name) is not None
-        ]
+        given = [name for name in _KINDS_OF_INPUT if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 "give exactly one of prompt, messages or inputs"

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ParallelSize = Literal[1, 2, 4, 8]
+ToolParser = Literal["auto", "hermes", "llama3_json", "mistral"]
 
 
 class RuntimeType(StrEnum):
@@ -47,6 +48,8 @@ class VLLMConfig(_RuntimeConfig):
     max_loras: int = Field(default=4, ge=1, le=32)
     """How many adapters one batch may hold; requests with others wait."""
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
+    tool_parser: ToolParser = "auto"
+    """In which form the model calls tools; CORTEX reads the calls."""
 
 
 class PyTorchConfig(_RuntimeConfig):
@@ -73,6 +76,8 @@ class TransformersConfig(_RuntimeConfig):
     low_cpu_mem_usage: bool = True
     task: Literal["auto", "generate", "embed", "classify"] = "auto"
     """What the model is for; `auto`: what its architecture and its folder say."""
+    tool_parser: ToolParser = "auto"
+    """In which form the model calls tools; CORTEX reads the calls."""
 
     @model_validator(mode="after")
     def _one_quantisation(self) -> Self:

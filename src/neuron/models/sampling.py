@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1024
+MAX_TOOLS = 128
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -23,7 +25,8 @@ class SamplingParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_tokens: int = Field(default=512, gt=0)
+    max_tokens: int = Field(default=512, ge=0)
+    """0 goes with prompt_logprobs: the prompt is read, and nothing is drawn."""
     min_tokens: int = Field(default=0, ge=0)
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -43,6 +46,14 @@ class SamplingParameters(BaseModel):
     """How many answers to draw; with more than one the result is their list."""
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     """Tell every token's log-probability, and those of as many alternatives."""
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    """Tell the same of every token of the prompt; the first one has none."""
+    logit_bias: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=MAX_BIASED_TOKENS
+    )
+    """What is added to tokens' logits before anything else is done with them."""
+    tools: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=MAX_TOOLS)
+    """What the model may call, in OpenAI's form: its chat template tells it of them."""
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that this schema allows."""
     regex: str | None = Field(default=None, min_length=1, max_length=10_000)
@@ -78,4 +89,8 @@ class SamplingParameters(BaseModel):
             raise ValueError("stream goes with n = 1: send one job for each answer")
         if self.target is not None and (self.n > 1 or given):
             raise ValueError(f"target is scored as it stands: leave {(given or ['n'])[0]} out")
+        if self.max_tokens == 0 and (self.prompt_logprobs is None or self.n > 1):
+            raise ValueError("max_tokens of 0 goes with prompt_logprobs and with n = 1")
+        if self.target is not None and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs goes without a target")
         return self

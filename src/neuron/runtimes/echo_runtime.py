@@ -17,7 +17,10 @@ from .runtime_config import check_config
 MAX_TOKENS = 1_000_000
 BURST_TOKENS = 256
 """Tokens that come together when no time lies between them."""
-_NOT_ECHOED = ("json_schema", "regex", "choice", "logprobs", "adapter", "target", "stop")
+_NOT_ECHOED = (
+    "json_schema", "regex", "choice", "logprobs", "adapter", "target", "stop", "prompt_logprobs",
+    "logit_bias", "tools",
+)  # fmt: skip
 
 
 class EchoRuntime(BaseRuntime):
@@ -124,7 +127,7 @@ class _Echo:
 
 def _check(job_input: JobInput) -> None:
     asked = job_input.parameters
-    if not_echoed := [name for name in _NOT_ECHOED if asked.get(name) not in (None, [])]:
+    if not_echoed := [name for name in _NOT_ECHOED if asked.get(name) not in (None, [], {})]:
         raise InvalidInputError(f"{not_echoed[0]}: the echo runtime runs no model; leave it out")
     if asked.get("max_tokens", 0) > MAX_TOKENS:
         raise InvalidInputError(f"max_tokens: the echo runtime gives at most {MAX_TOKENS}")

@@ -73,6 +73,9 @@ def _spec(job: JobRecord) -> pb.JobSpec:
 class _Turn(msgspec.Struct):
     role: str
     content: str
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 class _Input(msgspec.Struct):
@@ -83,6 +86,7 @@ class _Input(msgspec.Struct):
     context: str | None = None
     messages: list[_Turn] | None = None
     inputs: list[Any] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 _read_input = msgspec.json.Decoder(_Input).decode
@@ -96,11 +100,22 @@ def _input(text: str) -> pb.JobInput:
         context=told.context or "",
     )
     if told.messages:
-        turns = [pb.ChatMessage(role=turn.role, content=turn.content) for turn in told.messages]
-        message.messages.extend(turns)
+        message.messages.extend(map(_turn, told.messages))
     if told.inputs:
         message.inputs_json.extend(json.dumps(row) for row in told.inputs)
+    if told.prompt_token_ids:
+        message.prompt_token_ids.extend(told.prompt_token_ids)
     return message
+
+
+def _turn(turn: _Turn) -> pb.ChatMessage:
+    return pb.ChatMessage(
+        role=turn.role,
+        content=turn.content,
+        tool_calls_json=json.dumps(turn.tool_calls) if turn.tool_calls else "",
+        tool_call_id=turn.tool_call_id or "",
+        name=turn.name or "",
+    )
 
 
 @lru_cache(maxsize=256)

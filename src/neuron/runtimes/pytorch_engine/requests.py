@@ -46,6 +46,8 @@ class RequestReader:
     def _check(self, job_input: JobInput) -> None:
         if job_input.messages is not None:
             raise InvalidInputError(f"messages: {self._model} is a custom model, which cannot chat")
+        if job_input.prompt_token_ids is not None:
+            raise InvalidInputError(f"prompt_token_ids: {self._model} is a custom model")
         if job_input.context is not None:
             raise InvalidInputError(f"context: {self._model} is a custom model and reads none")
         if unknown := sorted(set(job_input.parameters) - _PARAMETERS):

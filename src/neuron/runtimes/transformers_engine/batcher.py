@@ -20,6 +20,7 @@ from ...models.job import JobOutput
 from ..torch_faults import is_device_lost, is_out_of_memory
 from .decoder import Decoder
 from .drawing import draw
+from .logprobs import score_prompt
 from .row import Piece, Row
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ STALL_SECONDS = 0.6
 MIN_PREFILL_TOKENS, MAX_PREFILL_TOKENS = 64, 8192
 CALM_STEPS = 200
 """After memory ran out: so many steps without trouble let one row more run."""
+MAX_SCORED_TOKENS = 256
+"""Logits behind every token of a prompt take memory: so many are had at once."""
 _MAX_PADDING = 1.3
 _STOP_SECONDS = 30.0
 
@@ -166,10 +169,8 @@ class Batcher:
         longest = max(map(len, texts))
         end = longest
         if self._decoder.can_prefill_in_chunks and len(group) == 1:
-            end = min(longest, self._read + self._prefill_tokens)
-        logits = self._decoder.prefill(
-            self._running, self._read, [text[self._read : end] for text in texts]
-        )
+            end = min(longest, self._read + self._pass_tokens(group))
+        logits = self._read_chunks(group, [text[self._read : end] for text in texts])
         done = end == longest
         if done:
             self._running = len(self._rows)
@@ -179,6 +180,25 @@ class Batcher:
         self.steps += 1
         if done:
             self._drop_finished()
+
+    def _read_chunks(self, group: Sequence[Row], chunks: Sequence[list[int]]) -> torch.Tensor:
+        """Have the next chunk of each read; logits after each. Prompts are scored on the way."""
+        start = self._read
+        if not any(row.scores_prompt for row in group):
+            return self._decoder.prefill(self._running, start, chunks)
+        logits = self._decoder.prefill(self._running, start, chunks, every=True)
+        for row, chunk, own in zip(group, chunks, logits, strict=True):
+            if row.scores_prompt:
+                top = row.parameters.prompt_logprobs or 0
+                scored = row.prompt_scores[:start]  # a row that is read again begins again
+                row.prompt_scores = scored + score_prompt(own[: len(chunk)], row.prompt, start, top)
+        return torch.stack([own[len(chunk) - 1] for own, chunk in zip(logits, chunks, strict=True)])
+
+    def _pass_tokens(self, group: Sequence[Row]) -> int:
+        """How many tokens one pass may read."""
+        if any(row.scores_prompt for row in group):
+            return min(self._prefill_tokens, MAX_SCORED_TOKENS)
+        return self._prefill_tokens
 
     def _choose_group(self) -> list[Row]:
         """The oldest waiting row, and others of about its length that fit into one pass."""
@@ -192,7 +212,7 @@ class Batcher:
             length = len(row.to_read)
             longest, total = max(longest, length), total + length
             padded = longest * (len(group) + 1)
-            if padded > self._prefill_tokens or padded > _MAX_PADDING * total:
+            if padded > self._pass_tokens([*group, row]) or padded > _MAX_PADDING * total:
                 break
             if not self._fits(row, group):
                 break

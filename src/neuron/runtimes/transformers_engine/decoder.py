@@ -24,8 +24,13 @@ class Decoder(Protocol):
     max_rows: int
     can_prefill_in_chunks: bool
 
-    def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read a chunk of each of some new rows, from position `start`; logits after each."""
+    def prefill(
+        self, first_row: int, start: int, chunks: Sequence[Sequence[int]], *, every: bool = False
+    ) -> torch.Tensor:
+        """Read a chunk of each of some new rows, from position `start`; logits after each.
+
+        With `every` there are logits after every token: [rows, tokens, vocabulary].
+        """
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         """Read one token in each of the first rows; logits after each."""
@@ -86,11 +91,15 @@ class SlotDecoder:
             None if head is None else head.register_forward_pre_hook(self._keep_last_positions)
         )
 
-    def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, first_row: int, start: int, chunks: Sequence[Sequence[int]], *, every: bool = False
+    ) -> torch.Tensor:
         width = max(map(len, chunks))
         padded = [[*chunk, *[0] * (width - len(chunk))] for chunk in chunks]
         input_ids = torch.tensor(padded, device=self._device)
-        self._last_positions = torch.tensor([len(chunk) - 1 for chunk in chunks]).to(self._device)
+        if not every:
+            lasts = torch.tensor([len(chunk) - 1 for chunk in chunks])
+            self._last_positions = lasts.to(self._device)
         cache = self._cache
         cache.plan_prefill(first_row, len(chunks), start, start + width)
         # Padding stands at a row's end, where causality hides it from every token that counts.
@@ -98,6 +107,7 @@ class SlotDecoder:
             input_ids,
             torch.arange(start, start + width, device=self._device).expand(len(chunks), -1),
             None if start == 0 else self._chunk_mask(len(chunks), start, width),
+            every=every,
         )
         del cache.lengths[first_row:]
         cache.lengths.extend(start + len(chunk) for chunk in chunks)
@@ -134,7 +144,12 @@ class SlotDecoder:
             self._hook.remove()
 
     def _forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        *,
+        every: bool = False,
     ) -> torch.Tensor:
         try:
             output = self._model(
@@ -145,6 +160,8 @@ class SlotDecoder:
                 use_cache=True,
             )
             logits: torch.Tensor = output.logits
+            if every:
+                return logits
             if logits.shape[1] > 1:  # a model that computes its logits in another way
                 assert self._last_positions is not None
                 logits = _pick(logits, self._last_positions)
@@ -190,11 +207,13 @@ class SoloDecoder:
             model.config.get_text_config(decoder=True), model.dtype
         )
 
-    def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, first_row: int, start: int, chunks: Sequence[Sequence[int]], *, every: bool = False
+    ) -> torch.Tensor:
         assert first_row == 0
         assert start == 0
         self._cache = DynamicCache(config=self._model.config)
-        return self._forward(list(chunks[0]))
+        return self._forward(list(chunks[0]), every=every)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         return self._forward(list(tokens))
@@ -212,15 +231,15 @@ class SoloDecoder:
     def release(self) -> None:
         self._cache = None
 
-    def _forward(self, tokens: list[int]) -> torch.Tensor:
+    def _forward(self, tokens: list[int], *, every: bool = False) -> torch.Tensor:
         output = self._model(
             input_ids=torch.tensor([tokens], device=self._model.device),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=0 if every else 1,
             **{self._cache_name: self._cache},
         )
         logits: torch.Tensor = output.logits
-        return logits[:, -1]
+        return logits if every else logits[:, -1]
 
 
 def _pick(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,24 @@ def score(logits: torch.Tensor, tokens: Sequence[int], tops: Sequence[int]) -> l
     ]
 
 
+def score_prompt(logits: torch.Tensor, prompt: Sequence[int], start: int, top: int) -> list[Score]:
+    """Score the tokens that follow those that were read: `logits` ([tokens, vocabulary]) stand
+    behind the prompt's tokens from `start` on. What follows the prompt is not scored.
+    """
+    tokens = prompt[start + 1 : start + 1 + len(logits)]
+    if not tokens:
+        return []
+    return score(logits[: len(tokens)], tokens, [top] * len(tokens))
+
+
+def prompt_entries(
+    prompt: Sequence[int], scores: Sequence[Score], spell: Callable[[int], str]
+) -> list[dict[str, Any]]:
+    """What metadata["prompt_logprobs"] holds: as below; nothing goes before the first token."""
+    first = {"token_id": prompt[0], "token": spell(prompt[0]), "logprob": None, "top": []}
+    return [first, *entries(prompt[1:], scores, spell)]
+
+
 def entries(
     tokens: Sequence[int], scores: Sequence[Score], spell: Callable[[int], str]
 ) -> list[dict[str, Any]]:

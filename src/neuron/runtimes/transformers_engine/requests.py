@@ -9,7 +9,7 @@ from ...models.job import JobInput, ResumeState
 from ...models.sampling import SamplingParameters
 from .guide import GuideMaker
 from .loading import LoadedCheckpoint
-from .prompt import PromptBuilder
+from .prompt import PromptBuilder, check_tokens
 from .row import Row
 from .tokens import Tokens
 
@@ -21,7 +21,9 @@ class RowMaker:
         self._checkpoint = checkpoint
         self._tokens = tokens
         self._name = name
-        self._prompts = PromptBuilder(checkpoint.tokenizer, name, checkpoint.context_tokens)
+        self._prompts = PromptBuilder(
+            checkpoint.tokenizer, name, checkpoint.context_tokens, checkpoint.vocabulary
+        )
         self._guides = GuideMaker(
             checkpoint.tokenizer, name, checkpoint.vocabulary, checkpoint.end_tokens
         )
@@ -42,19 +44,19 @@ class RowMaker:
             max_tokens=min(parameters.max_tokens, room),
             end_tokens=self._checkpoint.end_tokens,
             seed=secrets.randbits(63) if parameters.seed is None else parameters.seed,
-            tokenizer=self._tokens,
+            tokenizer=self._tokens.with_calls if parameters.tools else self._tokens,
             resume=None if parameters.is_guided else resume,
             target=self._target(parameters, room),
             guide=self._guides.make(parameters),
             scored=parameters.logprobs is not None or parameters.target is not None,
         )
 
+    def text_of(self, prompt: list[int]) -> str:
+        """The text of a prompt that was given as tokens."""
+        return self._prompts.text_of(prompt)
+
     def _check(self, parameters: SamplingParameters) -> None:
-        vocabulary = self._checkpoint.vocabulary
-        if (largest := max(parameters.stop_token_ids, default=0)) >= vocabulary:
-            raise InvalidInputError(
-                f"stop_token_ids: {largest} is not a token of {self._name}, which has {vocabulary}"
-            )
+        check_tokens(parameters, self._name, self._checkpoint.vocabulary)
         if parameters.adapter is not None:
             raise InvalidInputError(
                 "adapter: LoRA adapters run on the vllm runtime; load the model there, or leave "

@@ -64,7 +64,8 @@ class Row:
 
     With `target` the answer is given: its tokens are taken in one after the other, whatever they
     are. A row that is `scored` expects a score with every token; a resumed one's earlier tokens
-    are then given too, so that they are scored again.
+    are then given too, so that they are scored again. With `max_tokens` 0 the first token ends it
+    and is no part of the answer.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Row:
         self.penalties: Penalties | None = None
         self.scores: list[Score] = []
         self.scored = scored
+        self.prompt_scores: list[Score] = []
+        """Those of the prompt's tokens but the first, where the parameters ask for them."""
         self._guide = guide
         self._given = list(target or ())
         self._target_text = None if target is None else parameters.target
@@ -145,6 +148,9 @@ class Row:
 
     def accept(self, token: int, score: Score | None = None) -> None:
         """Take the next token in; afterwards `finish_reason` says whether it was the last."""
+        if not self.max_tokens:  # only the prompt was to be read
+            self.finish_reason = "length"
+            return
         self.tokens.append(token)
         if score is not None:
             self.scores.append(score)
@@ -160,6 +166,11 @@ class Row:
         else:
             self._add_text(self._detokenizer.add(token))
             self._end_where_due()
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the tokens of the prompt are scored."""
+        return self.parameters.prompt_logprobs is not None
 
     def take(self) -> tuple[str, list[int]]:
         """Text and tokens that were not taken yet; what may become a stop string stays."""
@@ -214,7 +225,7 @@ class Row:
             self.text = grown
 
     def _replay(self, resume: ResumeState) -> None:
-        if self.scored:
+        if self.scored or self.scores_prompt:
             self._given = self._given or list(resume.token_ids)
             self._taken_tokens = len(resume.token_ids)
         else:

@@ -90,6 +90,8 @@ def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
     """One token per row of `logits` ([rows, vocabulary]); one copy from the device."""
     logits = logits.to(torch.float32, copy=True)
     for row, draw in enumerate(draws):
+        if bias := draw.parameters.logit_bias:
+            logits[row, list(bias)] += torch.tensor(list(bias.values()), device=logits.device)
         if draw.penalties is not None:
             draw.penalties.apply(logits[row], draw.parameters)
         if draw.forbidden:

@@ -18,7 +18,7 @@ from .batcher import Batcher
 from .decoder import Decoder
 from .hardware import memory_mb
 from .loading import LoadedCheckpoint
-from .logprobs import entries
+from .logprobs import entries, prompt_entries
 from .mailbox import Mailbox
 from .requests import RowMaker
 from .row import Piece, Row
@@ -79,9 +79,9 @@ class TextSession:
                 piece = await mailbox.take()
                 if isinstance(piece.ending, NeuronError):
                     raise piece.ending
-                if piece.ending is not None and row.scored:
+                if piece.ending is not None and (row.scored or row.scores_prompt):
                     await self._loop.run_in_executor(
-                        self._tokenizing, self._tell_scores, row, piece.ending
+                        self._tokenizing, self._tell_scores, job_input, row, piece.ending
                     )
                 yield Generation(piece.text, piece.token_ids, piece.ending)
                 if piece.ending is not None:
@@ -89,7 +89,16 @@ class TextSession:
         finally:
             self._close(row)
 
-    def _tell_scores(self, row: Row, output: JobOutput) -> None:
+    def _tell_scores(self, job_input: JobInput, row: Row, output: JobOutput) -> None:
+        if row.scores_prompt:
+            if not all(score.is_number for score in row.prompt_scores):
+                raise NeuronError("the model's output is not a number")
+            told = prompt_entries(row.prompt, row.prompt_scores, self._tokens.spell)
+            output.metadata["prompt_logprobs"] = told
+            if job_input.prompt_token_ids is not None:
+                output.metadata["prompt_text"] = self._rows.text_of(row.prompt)
+        if not row.scored:
+            return
         scores = row.scores
         output.metadata["logprobs"] = entries(row.tokens, scores, self._tokens.spell)
         if row.parameters.target is not None:

@@ -35,6 +35,14 @@ class Guiding:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """That the prompt's own tokens are scored, and its text where it was given as tokens."""
+
+    scores: TokenScores
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
     """A request for an answer, checked and tokenized."""
 
@@ -46,6 +54,7 @@ class Answering:
     scores: TokenScores | None = None
     guiding: Guiding | None = None
     adapter: LoRARequest | None = None
+    reading: Reading | None = None
 
     async def answer(self) -> AsyncGenerator[Generation, None]:
         """The answer as it comes. Closing the generator aborts the request in vLLM.
@@ -57,8 +66,12 @@ class Answering:
         row = self.row
         if self.adapter is not None:
             await self.core.add_adapter(self.adapter)
+        await self._score_prompt()
         await self._score_resumed()
-        if row.finish_reason is not None:  # the earlier attempt had got to the end
+        if not row.max_tokens:  # only the prompt was to be read
+            row.finish_reason = "length"
+            row.timing.finished = time.monotonic()
+        if row.finish_reason is not None:  # or the earlier attempt had got to the end
             yield Generation(row.take()[0], [], self._output(None))
             return
         outputs = self.core.generate(row.to_read, self._sampling(), self.adapter)
@@ -88,6 +101,15 @@ class Answering:
             new = self.row.tokens[before:]
             self.scores.add(new, drawn.logprobs[: len(new)])
         return self.row.finish_reason is not None
+
+    async def _score_prompt(self) -> None:
+        """Score the prompt's tokens; vLLM keeps what it read for the answer behind them."""
+        if self.reading is None:
+            return
+        first, *others = self.row.prompt
+        self.reading.scores.add_unscored(first)
+        if others:
+            await score_tokens(self.core, [first], others, self.reading.scores, self.adapter)
 
     async def _score_resumed(self) -> None:
         """Score the tokens that an earlier attempt drew."""
@@ -142,6 +164,10 @@ class Answering:
         metadata = {**self.metadata, **row.metadata(), "cached_prompt_tokens": cached_tokens or 0}
         if self.scores is not None:
             metadata["logprobs"] = self.scores.entries
+        if self.reading is not None:
+            metadata["prompt_logprobs"] = self.reading.scores.entries
+            if self.reading.text is not None:
+                metadata["prompt_text"] = self.reading.text
         metrics = row.timing.metrics(len(row.tokens) - row.resumed_tokens)
         return JobOutput(result=row.text, metadata=metadata, metrics=metrics)
 

@@ -36,6 +36,11 @@ class TokenScores:
                 }
             )
 
+    def add_unscored(self, token: int) -> None:
+        """Take in a token that nothing goes before."""
+        text = self._decode(token)
+        self.entries.append({"token_id": token, "token": text, "logprob": None, "top": []})
+
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._decode(token)
         return {"token_id": token, "token": text, "logprob": max(logprob, _LOWEST)}

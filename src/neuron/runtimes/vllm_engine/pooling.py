@@ -94,6 +94,8 @@ class PoolingPrompts:
         """
         if job_input.messages is not None:
             raise InvalidInputError(f"{self._model} reads texts: send a prompt, not messages")
+        if job_input.prompt_token_ids is not None:
+            raise InvalidInputError(f"{self._model} reads texts: send a prompt, not tokens")
         given = {name for name, value in job_input.parameters.items() if value is not None}
         if senseless := sorted(given - {"stream"}):
             raise InvalidInputError(

@@ -14,10 +14,11 @@ from ...errors import InvalidInputError
 from ...models.job import JobInput, ResumeState
 from ...models.sampling import SamplingParameters
 from ..base import Generation
-from ..transformers_engine.prompt import PromptBuilder
+from ..transformers_engine.prompt import PromptBuilder, check_tokens
 from ..transformers_engine.row import Row, Timing
+from ..transformers_engine.tokens import Tokens
 from .adapters import Adapters
-from .answering import Answering, Guiding
+from .answering import Answering, Guiding, Reading
 from .arguments import PoolingTask
 from .core import Core
 from .guides import Guides
@@ -31,19 +32,6 @@ class Request(Protocol):
 
     def answer(self) -> AsyncGenerator[Generation, None]:
         """What the model says; closing the generator, or cancelling the wait, aborts it."""
-
-
-class _Tokens:
-    """The tokenizer as the detokenizer needs it."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def decode(self, token_ids: Any, /) -> str:
-        text: str = self._tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
 
 
 class TextRequests:
@@ -65,8 +53,8 @@ class TextRequests:
         self._thread = thread
         self._context_tokens = int(model_config.max_model_len)
         self._vocabulary = int(model_config.get_vocab_size())
-        self._prompts = PromptBuilder(tokenizer, core.name, self._context_tokens)
-        self._tokens = _Tokens(tokenizer)
+        self._prompts = PromptBuilder(tokenizer, core.name, self._context_tokens, self._vocabulary)
+        self._tokens = Tokens(tokenizer)
         self._guides = Guides(tokenizer, core.name, self._vocabulary)
 
     def make(self, job_input: JobInput, resume: ResumeState | None) -> Request:
@@ -89,7 +77,7 @@ class TextRequests:
         resume: ResumeState | None,
     ) -> Answering:
         parameters = job_input.sampling
-        self._check_stop_tokens(parameters)
+        check_tokens(parameters, self._name, self._vocabulary)
         guiding = None
         if (guide := self._guides.of(parameters)) is not None:
             check = functools.partial(self._guides.check_whole, guide)
@@ -104,12 +92,20 @@ class TextRequests:
             max_tokens=min(parameters.max_tokens, self._context_tokens - len(prompt)),
             end_tokens=self.end_tokens,
             seed=0,  # drawing is vLLM's part
-            tokenizer=self._tokens,
+            tokenizer=self._tokens.with_calls if parameters.tools else self._tokens,
             resume=resume,
         )
         scores = None if parameters.logprobs is None else self._scores(parameters.logprobs)
+        reading = None
+        if (top := parameters.prompt_logprobs) is not None:
+            is_given = job_input.prompt_token_ids is not None
+            reading = Reading(
+                self._scores(top), self._prompts.text_of(prompt) if is_given else None
+            )
         metadata = self._metadata(parameters)
-        return Answering(self._core, row, self.end_tokens, metadata, scores, guiding, adapter)
+        return Answering(
+            self._core, row, self.end_tokens, metadata, scores, guiding, adapter, reading
+        )
 
     def _scoring(
         self,
@@ -137,19 +133,8 @@ class TextRequests:
             self._core, prompt, target, tokens, metadata, scores, timing, adapter, resume
         )
 
-    def _check_stop_tokens(self, parameters: SamplingParameters) -> None:
-        if (largest := max(parameters.stop_token_ids, default=0)) >= self._vocabulary:
-            raise InvalidInputError(
-                f"stop_token_ids: {largest} is not a token of {self._name}, which has "
-                f"{self._vocabulary}"
-            )
-
     def _scores(self, top: int) -> TokenScores:
-        return TokenScores(self._token_text, min(top, self._vocabulary))
-
-    def _token_text(self, token: int) -> str:
-        text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return text
+        return TokenScores(self._tokens.spell, min(top, self._vocabulary))
 
     def _metadata(self, parameters: SamplingParameters) -> dict[str, Any]:
         adapter = {} if parameters.adapter is None else {"adapter": parameters.adapter}

@@ -42,7 +42,7 @@ def sampling_arguments(
         "stop_token_ids": list(end_tokens),
         "detokenize": False,
     }
-    if bias := _resumed_penalties(parameters, resumed):
+    if bias := _bias(parameters, resumed):
         arguments["logit_bias"] = bias
     return arguments
 
@@ -54,11 +54,13 @@ def _seed(seed: int | None, resumed: int) -> int | None:
     return (seed + resumed * _GOLDEN) % 2**63
 
 
-def _resumed_penalties(
-    parameters: SamplingParameters, resumed: Sequence[int]
-) -> dict[int, float] | None:
-    """vLLM counts the resumed tokens as prompt, which these two penalties leave alone."""
+def _bias(parameters: SamplingParameters, resumed: Sequence[int]) -> dict[int, float]:
+    """What the job adds to tokens' logits, less the penalties of the resumed tokens: vLLM counts
+    those as prompt, which frequency and presence penalties leave alone.
+    """
+    bias = dict(parameters.logit_bias)
     frequency, presence = parameters.frequency_penalty, parameters.presence_penalty
-    if not resumed or not (frequency or presence):
-        return None
-    return {token: -(frequency * count + presence) for token, count in Counter(resumed).items()}
+    if frequency or presence:
+        for token, count in Counter(resumed).items():
+            bias[token] = bias.get(token, 0.0) - (frequency * count + presence)
+    return bias

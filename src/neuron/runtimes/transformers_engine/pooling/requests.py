@@ -55,6 +55,8 @@ class RequestReader:
             raise InvalidInputError(
                 f"messages: {self._who} and cannot chat: send a prompt, or inputs"
             )
+        if job_input.prompt_token_ids is not None:
+            raise InvalidInputError(f"prompt_token_ids: {self._who}: send a prompt, or inputs")
         if job_input.context is not None:
             raise InvalidInputError(f"context: {self._who} and reads none: put it into the prompt")
         if unknown := sorted(set(job_input.parameters) - _PARAMETERS):
