@@ -4,15 +4,18 @@
 # source: mnemos/protocol/v1/cortex.proto
 # Protobuf Python Version: 5.29.0
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 5, 29, 0, "", "mnemos/protocol/v1/cortex.proto"
+    _runtime_version.Domain.PUBLIC,
+    5,
+    29,
+    0,
+    '',
+    'mnemos/protocol/v1/cortex.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -23,143 +26,141 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1fmnemos/protocol/v1/cortex.proto\x12\x12mnemos.protocol.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto"\xf9\x01\n\x07GpuInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\x04uuid\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0ftotal_memory_mb\x18\x04 \x01(\x04\x12\x1b\n\x13\x61vailable_memory_mb\x18\x05 \x01(\x04\x12\x1b\n\x13utilization_percent\x18\x06 \x01(\x01\x12 \n\x13temperature_celsius\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bpower_watts\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x07\n\x05_uuidB\x16\n\x14_temperature_celsiusB\x0e\n\x0c_power_watts"\xcc\x01\n\x0fSystemResources\x12\x11\n\tcpu_count\x18\x01 \x01(\r\x12\x13\n\x0b\x63pu_percent\x18\x02 \x01(\x01\x12\x17\n\x0fmemory_total_mb\x18\x03 \x01(\x04\x12\x1b\n\x13memory_available_mb\x18\x04 \x01(\x04\x12\x15\n\rdisk_total_gb\x18\x05 \x01(\x01\x12\x19\n\x11\x64isk_available_gb\x18\x06 \x01(\x01\x12)\n\x04gpus\x18\x07 \x03(\x0b\x32\x1b.mnemos.protocol.v1.GpuInfo"\xfd\x02\n\x12WorkerCapabilities\x12\x1a\n\x12supported_runtimes\x18\x01 \x03(\t\x12\x1b\n\x13max_concurrent_jobs\x18\x02 \x01(\r\x12\x1a\n\x12supports_streaming\x18\x03 \x01(\x08\x12\x14\n\x0csupports_gpu\x18\x04 \x01(\x08\x12\x19\n\x11max_model_size_gb\x18\x05 \x01(\x01\x12\x16\n\x0emax_batch_size\x18\x06 \x01(\r\x12.\n\tjob_types\x18\x07 \x03(\x0e\x32\x1b.mnemos.protocol.v1.JobType\x12]\n\x14unavailable_runtimes\x18\x08 \x03(\x0b\x32?.mnemos.protocol.v1.WorkerCapabilities.UnavailableRuntimesEntry\x1a:\n\x18UnavailableRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"}\n\x0bLoadedModel\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\x12\x11\n\tmemory_mb\x18\x05 \x01(\x04\x12\x13\n\x0b\x61\x63tive_jobs\x18\x06 \x01(\r">\n\x0b\x43\x61\x63hedModel\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t"=\n\tModelHint\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t"\xdc\x02\n\x15RegisterWorkerRequest\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x12\n\nip_address\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12<\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32&.mnemos.protocol.v1.WorkerCapabilities\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32#.mnemos.protocol.v1.SystemResources\x12\x41\n\x04tags\x18\x06 \x03(\x0b\x32\x33.mnemos.protocol.v1.RegisterWorkerRequest.TagsEntry\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x13\n\x0binstance_id\x18\x08 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\xae\x01\n\x16RegisterWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rregistered_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ortex_version\x18\x04 \x01(\t\x12\x0c\n\x04sole\x18\x05 \x01(\x08"Q\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t"\x1a\n\x18\x44\x65registerWorkerResponse"-\n\nAttemptRef\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r"\xf8\x03\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .mnemos.protocol.v1.WorkerStatus\x12\x34\n\x0c\x63urrent_jobs\x18\x03 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef\x12\x36\n\tresources\x18\x04 \x01(\x0b\x32#.mnemos.protocol.v1.SystemResources\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06models\x18\x06 \x03(\x0b\x32\x1f.mnemos.protocol.v1.LoadedModel\x12\x1f\n\x17\x61\x63knowledged_action_ids\x18\x07 \x03(\t\x12\x15\n\rstatus_reason\x18\x08 \x01(\t\x12\x1c\n\x14total_jobs_completed\x18\t \x01(\x04\x12\x19\n\x11total_jobs_failed\x18\n \x01(\x04\x12\x13\n\x0binstance_id\x18\x0b \x01(\t\x12\x36\n\rcached_models\x18\x0c \x03(\x0b\x32\x1f.mnemos.protocol.v1.CachedModel\x12\x13\n\x0bwants_hints\x18\r \x01(\x08"\x98\x01\n\x11HeartbeatResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x08\x12+\n\x07\x61\x63tions\x18\x02 \x03(\x0b\x32\x1a.mnemos.protocol.v1.Action\x12\x0f\n\x07message\x18\x03 \x01(\t\x12/\n\x08prefetch\x18\x04 \x03(\x0b\x32\x1d.mnemos.protocol.v1.ModelHint"\xdb\x01\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.mnemos.protocol.v1.ActionKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12,\n\x04jobs\x18\x04 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef\x12\x13\n\x0b\x63onfig_json\x18\x05 \x01(\t\x12\x30\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x0b\n\t_deadline"=\n\x13WatchActionsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t"R\n\x14WatchActionsResponse\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1a.mnemos.protocol.v1.ActionH\x00\x88\x01\x01\x42\t\n\x07_action"Y\n\x08ModelRef\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x1b\n\x13runtime_config_json\x18\x04 \x01(\t"i\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t"\xa6\x01\n\x08JobInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\x31\n\x08messages\x18\x04 \x03(\x0b\x32\x1f.mnemos.protocol.v1.ChatMessage\x12\x13\n\x0binputs_json\x18\x05 \x03(\t\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r"\xa7\x01\n\x0cRequirements\x12\x15\n\rmin_memory_mb\x18\x01 \x01(\x04\x12\x19\n\x11min_gpu_memory_mb\x18\x02 \x01(\x04\x12\x38\n\x04tags\x18\x03 \x03(\x0b\x32*.mnemos.protocol.v1.Requirements.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\xbe\x01\n\x0bRetryConfig\x12\x13\n\x0bmax_retries\x18\x01 \x01(\r\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x0fretryable_codes\x18\x04 \x03(\x0e\x32\x1d.mnemos.protocol.v1.ErrorCode"\xad\x03\n\x07JobSpec\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x08job_type\x18\x02 \x01(\x0e\x32\x1b.mnemos.protocol.v1.JobType\x12\x10\n\x08priority\x18\x03 \x01(\r\x12+\n\x05model\x18\x04 \x01(\x0b\x32\x1c.mnemos.protocol.v1.ModelRef\x12+\n\x05input\x18\x05 \x01(\x0b\x32\x1c.mnemos.protocol.v1.JobInput\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\r\x12\x35\n\x0cretry_config\x18\x07 \x01(\x0b\x32\x1f.mnemos.protocol.v1.RetryConfig\x12\x15\n\rmetadata_json\x18\x08 \x01(\t\x12\x30\n\x0csubmitted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0crequirements\x18\n \x01(\x0b\x32 .mnemos.protocol.v1.Requirements\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\r\n\x05trace\x18\x0c \x01(\t"[\n\x0bResumeState\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x04rows\x18\x03 \x03(\x0b\x32\x1d.mnemos.protocol.v1.RowResult"/\n\tRowResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bresult_json\x18\x02 \x01(\t"\xf7\x01\n\tLeasedJob\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.mnemos.protocol.v1.JobSpec\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x06resume\x18\x04 \x01(\x0b\x32\x1f.mnemos.protocol.v1.ResumeStateH\x00\x88\x01\x01\x12,\n\ttime_left\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x65ngine_crashes\x18\x06 \x01(\rB\t\n\x07_resume"\xf9\x01\n\x11\x41\x63quireJobRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08max_jobs\x18\x02 \x01(\r\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x06models\x18\x04 \x03(\x0b\x32\x1f.mnemos.protocol.v1.LoadedModel\x12\x1b\n\x13memory_available_mb\x18\x05 \x01(\x04\x12\x1f\n\x17gpu_memory_available_mb\x18\x06 \x01(\x04\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x13\n\x0binstance_id\x18\x08 \x01(\t"A\n\x12\x41\x63quireJobResponse\x12+\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.mnemos.protocol.v1.LeasedJob"U\n\x12RenewLeasesRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12,\n\x04jobs\x18\x02 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef"]\n\x0cLeaseVerdict\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12,\n\x07verdict\x18\x03 \x01(\x0e\x32\x1b.mnemos.protocol.v1.Verdict"s\n\x13RenewLeasesResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration"7\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04"\xbf\x01\n\x0cStatusUpdate\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.mnemos.protocol.v1.JobStatus\x12\x0f\n\x07message\x18\x04 \x01(\t\x12<\n\rload_progress\x18\x05 \x01(\x0b\x32 .mnemos.protocol.v1.LoadProgressH\x00\x88\x01\x01\x42\x10\n\x0e_load_progress"^\n\x16UpdateJobStatusRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x31\n\x07updates\x18\x02 \x03(\x0b\x32 .mnemos.protocol.v1.StatusUpdate"M\n\x17UpdateJobStatusResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict"\xf5\x01\n\x0bStreamChunk\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\x10\n\x08is_final\x18\x05 \x01(\x08\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttoken_ids\x18\x08 \x03(\r\x12/\n\x03row\x18\t \x01(\x0b\x32\x1d.mnemos.protocol.v1.RowResultH\x00\x88\x01\x01\x42\x06\n\x04_row"Y\n\x13StreamResultRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12/\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x1f.mnemos.protocol.v1.StreamChunk"q\n\tStreamAck\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x15\n\rnext_sequence\x18\x03 \x01(\x04\x12,\n\x07verdict\x18\x04 \x01(\x0e\x32\x1b.mnemos.protocol.v1.Verdict"C\n\x14StreamResultResponse\x12+\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1d.mnemos.protocol.v1.StreamAck"B\n\x0fResultReference\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t"\xa6\x01\n\tJobOutput\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x14\n\x0cmetrics_json\x18\x03 \x01(\t\x12\x42\n\x10result_reference\x18\x04 \x01(\x0b\x32#.mnemos.protocol.v1.ResultReferenceH\x00\x88\x01\x01\x42\x13\n\x11_result_reference"y\n\x0c\x45rrorDetails\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.mnemos.protocol.v1.ErrorCode\x12\x11\n\tretryable\x18\x02 \x01(\x08\x12\x14\n\x0c\x64\x65tails_json\x18\x03 \x01(\t\x12\x13\n\x0b\x65ngine_jobs\x18\x04 \x01(\r"\xf5\x02\n\tJobResult\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.mnemos.protocol.v1.JobStatus\x12\x32\n\x06output\x18\x04 \x01(\x0b\x32\x1d.mnemos.protocol.v1.JobOutputH\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12<\n\rerror_details\x18\x06 \x01(\x0b\x32 .mnemos.protocol.v1.ErrorDetailsH\x01\x88\x01\x01\x12.\n\nstarted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64uration_seconds\x18\t \x01(\x01\x42\t\n\x07_outputB\x10\n\x0e_error_details"X\n\x13ReportResultRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12.\n\x07results\x18\x02 \x03(\x0b\x32\x1d.mnemos.protocol.v1.JobResult"J\n\x14ReportResultResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict"\xc3\x01\n\x0bReleasedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x36\n\x08progress\x18\x04 \x01(\x0b\x32\x1f.mnemos.protocol.v1.ResumeStateH\x00\x88\x01\x01\x12\x34\n\x05needs\x18\x05 \x01(\x0b\x32 .mnemos.protocol.v1.RequirementsH\x01\x88\x01\x01\x42\x0b\n\t_progressB\x08\n\x06_needs"V\n\x12ReleaseJobsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12-\n\x04jobs\x18\x02 \x03(\x0b\x32\x1f.mnemos.protocol.v1.ReleasedJob"I\n\x13ReleaseJobsResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict"\xf7\x02\n\x08WorkCall\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x38\n\x07\x61\x63quire\x18\x02 \x01(\x0b\x32%.mnemos.protocol.v1.AcquireJobRequestH\x00\x12\x37\n\x05renew\x18\x03 \x01(\x0b\x32&.mnemos.protocol.v1.RenewLeasesRequestH\x00\x12\x43\n\rupdate_status\x18\x04 \x01(\x0b\x32*.mnemos.protocol.v1.UpdateJobStatusRequestH\x00\x12\x39\n\x06report\x18\x05 \x01(\x0b\x32\'.mnemos.protocol.v1.ReportResultRequestH\x00\x12\x39\n\x07release\x18\x06 \x01(\x0b\x32&.mnemos.protocol.v1.ReleaseJobsRequestH\x00\x12\x12\n\x08withdraw\x18\x07 \x01(\x04H\x00\x12\x11\n\x07\x63onfirm\x18\x08 \x01(\x04H\x00\x42\x06\n\x04\x63\x61ll":\n\x0bWorkRequest\x12+\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1c.mnemos.protocol.v1.WorkCall".\n\x0bWorkRefusal\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t"\xc4\x03\n\nWorkAnswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12:\n\x08\x61\x63quired\x18\x02 \x01(\x0b\x32&.mnemos.protocol.v1.AcquireJobResponseH\x00\x12:\n\x07renewed\x18\x03 \x01(\x0b\x32\'.mnemos.protocol.v1.RenewLeasesResponseH\x00\x12\x45\n\x0estatus_updated\x18\x04 \x01(\x0b\x32+.mnemos.protocol.v1.UpdateJobStatusResponseH\x00\x12<\n\x08reported\x18\x05 \x01(\x0b\x32(.mnemos.protocol.v1.ReportResultResponseH\x00\x12;\n\x08released\x18\x06 \x01(\x0b\x32\'.mnemos.protocol.v1.ReleaseJobsResponseH\x00\x12\x32\n\x07refusal\x18\x07 \x01(\x0b\x32\x1f.mnemos.protocol.v1.WorkRefusalH\x00\x12.\n\tconfirmed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x08\n\x06\x61nswer"?\n\x0cWorkResponse\x12/\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1e.mnemos.protocol.v1.WorkAnswer*\xb7\x01\n\x0cWorkerStatus\x12\x1d\n\x19WORKER_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWORKER_STATUS_INITIALIZING\x10\x01\x12\x16\n\x12WORKER_STATUS_IDLE\x10\x02\x12\x16\n\x12WORKER_STATUS_BUSY\x10\x03\x12\x1f\n\x1bWORKER_STATUS_SHUTTING_DOWN\x10\x04\x12\x17\n\x13WORKER_STATUS_ERROR\x10\x05*\x8d\x02\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_PENDING\x10\x01\x12\x17\n\x13JOB_STATUS_ACQUIRED\x10\x02\x12\x1c\n\x18JOB_STATUS_LOADING_MODEL\x10\x03\x12\x18\n\x14JOB_STATUS_EXECUTING\x10\x04\x12\x18\n\x14JOB_STATUS_STREAMING\x10\x05\x12\x18\n\x14JOB_STATUS_COMPLETED\x10\x06\x12\x15\n\x11JOB_STATUS_FAILED\x10\x07\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x08\x12\x16\n\x12JOB_STATUS_TIMEOUT\x10\t*\xa3\x01\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_TYPE_INFERENCE\x10\x01\x12\x1c\n\x18JOB_TYPE_BATCH_INFERENCE\x10\x02\x12\x15\n\x11JOB_TYPE_TRAINING\x10\x03\x12\x18\n\x14JOB_TYPE_FINE_TUNING\x10\x04\x12\x17\n\x13JOB_TYPE_EVALUATION\x10\x05*\xde\x01\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43TION_KIND_SHUTDOWN\x10\x01\x12\x17\n\x13\x41\x43TION_KIND_RESTART\x10\x02\x12\x15\n\x11\x41\x43TION_KIND_PAUSE\x10\x03\x12\x16\n\x12\x41\x43TION_KIND_RESUME\x10\x04\x12\x1d\n\x19\x41\x43TION_KIND_UPDATE_CONFIG\x10\x05\x12\x15\n\x11\x41\x43TION_KIND_DRAIN\x10\x06\x12\x1b\n\x17\x41\x43TION_KIND_CANCEL_JOBS\x10\x07*\x99\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_CODE_INVALID_INPUT\x10\x01\x12\x1e\n\x1a\x45RROR_CODE_MODEL_NOT_FOUND\x10\x02\x12\x1f\n\x1b\x45RROR_CODE_ARTIFACT_CORRUPT\x10\x03\x12"\n\x1e\x45RROR_CODE_RUNTIME_UNAVAILABLE\x10\x04\x12%\n!ERROR_CODE_INSUFFICIENT_RESOURCES\x10\x05\x12\x1c\n\x18\x45RROR_CODE_OUT_OF_MEMORY\x10\x06\x12\x1d\n\x19\x45RROR_CODE_ENGINE_CRASHED\x10\x07\x12\x1a\n\x16\x45RROR_CODE_WORKER_LOST\x10\x08\x12\x16\n\x12\x45RROR_CODE_TIMEOUT\x10\t\x12\x18\n\x14\x45RROR_CODE_CANCELLED\x10\n\x12"\n\x1e\x45RROR_CODE_STORAGE_UNAVAILABLE\x10\x0b\x12\x17\n\x13\x45RROR_CODE_INTERNAL\x10\x0c*y\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x15\n\x11VERDICT_DUPLICATE\x10\x02\x12\x11\n\rVERDICT_STALE\x10\x03\x12\x15\n\x11VERDICT_CANCELLED\x10\x04\x32\xc8\x08\n\rCortexService\x12g\n\x0eRegisterWorker\x12).mnemos.protocol.v1.RegisterWorkerRequest\x1a*.mnemos.protocol.v1.RegisterWorkerResponse\x12m\n\x10\x44\x65registerWorker\x12+.mnemos.protocol.v1.DeregisterWorkerRequest\x1a,.mnemos.protocol.v1.DeregisterWorkerResponse\x12X\n\tHeartbeat\x12$.mnemos.protocol.v1.HeartbeatRequest\x1a%.mnemos.protocol.v1.HeartbeatResponse\x12^\n\x0bRenewLeases\x12&.mnemos.protocol.v1.RenewLeasesRequest\x1a\'.mnemos.protocol.v1.RenewLeasesResponse\x12\x63\n\x0cWatchActions\x12\'.mnemos.protocol.v1.WatchActionsRequest\x1a(.mnemos.protocol.v1.WatchActionsResponse0\x01\x12[\n\nAcquireJob\x12%.mnemos.protocol.v1.AcquireJobRequest\x1a&.mnemos.protocol.v1.AcquireJobResponse\x12j\n\x0fUpdateJobStatus\x12*.mnemos.protocol.v1.UpdateJobStatusRequest\x1a+.mnemos.protocol.v1.UpdateJobStatusResponse\x12\x65\n\x0cStreamResult\x12\'.mnemos.protocol.v1.StreamResultRequest\x1a(.mnemos.protocol.v1.StreamResultResponse(\x01\x30\x01\x12\x61\n\x0cReportResult\x12\'.mnemos.protocol.v1.ReportResultRequest\x1a(.mnemos.protocol.v1.ReportResultResponse\x12^\n\x0bReleaseJobs\x12&.mnemos.protocol.v1.ReleaseJobsRequest\x1a\'.mnemos.protocol.v1.ReleaseJobsResponse\x12M\n\x04Work\x12\x1f.mnemos.protocol.v1.WorkRequest\x1a .mnemos.protocol.v1.WorkResponse(\x01\x30\x01\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmnemos/protocol/v1/cortex.proto\x12\x12mnemos.protocol.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x07GpuInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\x04uuid\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0ftotal_memory_mb\x18\x04 \x01(\x04\x12\x1b\n\x13\x61vailable_memory_mb\x18\x05 \x01(\x04\x12\x1b\n\x13utilization_percent\x18\x06 \x01(\x01\x12 \n\x13temperature_celsius\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bpower_watts\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x07\n\x05_uuidB\x16\n\x14_temperature_celsiusB\x0e\n\x0c_power_watts\"\xcc\x01\n\x0fSystemResources\x12\x11\n\tcpu_count\x18\x01 \x01(\r\x12\x13\n\x0b\x63pu_percent\x18\x02 \x01(\x01\x12\x17\n\x0fmemory_total_mb\x18\x03 \x01(\x04\x12\x1b\n\x13memory_available_mb\x18\x04 \x01(\x04\x12\x15\n\rdisk_total_gb\x18\x05 \x01(\x01\x12\x19\n\x11\x64isk_available_gb\x18\x06 \x01(\x01\x12)\n\x04gpus\x18\x07 \x03(\x0b\x32\x1b.mnemos.protocol.v1.GpuInfo\"\xfd\x02\n\x12WorkerCapabilities\x12\x1a\n\x12supported_runtimes\x18\x01 \x03(\t\x12\x1b\n\x13max_concurrent_jobs\x18\x02 \x01(\r\x12\x1a\n\x12supports_streaming\x18\x03 \x01(\x08\x12\x14\n\x0csupports_gpu\x18\x04 \x01(\x08\x12\x19\n\x11max_model_size_gb\x18\x05 \x01(\x01\x12\x16\n\x0emax_batch_size\x18\x06 \x01(\r\x12.\n\tjob_types\x18\x07 \x03(\x0e\x32\x1b.mnemos.protocol.v1.JobType\x12]\n\x14unavailable_runtimes\x18\x08 \x03(\x0b\x32?.mnemos.protocol.v1.WorkerCapabilities.UnavailableRuntimesEntry\x1a:\n\x18UnavailableRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"}\n\x0bLoadedModel\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\x12\x11\n\tmemory_mb\x18\x05 \x01(\x04\x12\x13\n\x0b\x61\x63tive_jobs\x18\x06 \x01(\r\">\n\x0b\x43\x61\x63hedModel\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"=\n\tModelHint\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\"\xdc\x02\n\x15RegisterWorkerRequest\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x12\n\nip_address\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12<\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32&.mnemos.protocol.v1.WorkerCapabilities\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32#.mnemos.protocol.v1.SystemResources\x12\x41\n\x04tags\x18\x06 \x03(\x0b\x32\x33.mnemos.protocol.v1.RegisterWorkerRequest.TagsEntry\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x13\n\x0binstance_id\x18\x08 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xae\x01\n\x16RegisterWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\rregistered_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ortex_version\x18\x04 \x01(\t\x12\x0c\n\x04sole\x18\x05 \x01(\x08\"Q\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"\x1a\n\x18\x44\x65registerWorkerResponse\"-\n\nAttemptRef\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\xf8\x03\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x30\n\x06status\x18\x02 \x01(\x0e\x32 .mnemos.protocol.v1.WorkerStatus\x12\x34\n\x0c\x63urrent_jobs\x18\x03 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef\x12\x36\n\tresources\x18\x04 \x01(\x0b\x32#.mnemos.protocol.v1.SystemResources\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06models\x18\x06 \x03(\x0b\x32\x1f.mnemos.protocol.v1.LoadedModel\x12\x1f\n\x17\x61\x63knowledged_action_ids\x18\x07 \x03(\t\x12\x15\n\rstatus_reason\x18\x08 \x01(\t\x12\x1c\n\x14total_jobs_completed\x18\t \x01(\x04\x12\x19\n\x11total_jobs_failed\x18\n \x01(\x04\x12\x13\n\x0binstance_id\x18\x0b \x01(\t\x12\x36\n\rcached_models\x18\x0c \x03(\x0b\x32\x1f.mnemos.protocol.v1.CachedModel\x12\x13\n\x0bwants_hints\x18\r \x01(\x08\"\x98\x01\n\x11HeartbeatResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x08\x12+\n\x07\x61\x63tions\x18\x02 \x03(\x0b\x32\x1a.mnemos.protocol.v1.Action\x12\x0f\n\x07message\x18\x03 \x01(\t\x12/\n\x08prefetch\x18\x04 \x03(\x0b\x32\x1d.mnemos.protocol.v1.ModelHint\"\xdb\x01\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.mnemos.protocol.v1.ActionKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12,\n\x04jobs\x18\x04 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef\x12\x13\n\x0b\x63onfig_json\x18\x05 \x01(\t\x12\x30\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x0b\n\t_deadline\"=\n\x13WatchActionsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"R\n\x14WatchActionsResponse\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x1a.mnemos.protocol.v1.ActionH\x00\x88\x01\x01\x42\t\n\x07_action\"Y\n\x08ModelRef\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x1b\n\x13runtime_config_json\x18\x04 \x01(\t\"i\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"\xa6\x01\n\x08JobInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\x12\x31\n\x08messages\x18\x04 \x03(\x0b\x32\x1f.mnemos.protocol.v1.ChatMessage\x12\x13\n\x0binputs_json\x18\x05 \x03(\t\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"\xa7\x01\n\x0cRequirements\x12\x15\n\rmin_memory_mb\x18\x01 \x01(\x04\x12\x19\n\x11min_gpu_memory_mb\x18\x02 \x01(\x04\x12\x38\n\x04tags\x18\x03 \x03(\x0b\x32*.mnemos.protocol.v1.Requirements.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbe\x01\n\x0bRetryConfig\x12\x13\n\x0bmax_retries\x18\x01 \x01(\r\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x0fretryable_codes\x18\x04 \x03(\x0e\x32\x1d.mnemos.protocol.v1.ErrorCode\"\xad\x03\n\x07JobSpec\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x08job_type\x18\x02 \x01(\x0e\x32\x1b.mnemos.protocol.v1.JobType\x12\x10\n\x08priority\x18\x03 \x01(\r\x12+\n\x05model\x18\x04 \x01(\x0b\x32\x1c.mnemos.protocol.v1.ModelRef\x12+\n\x05input\x18\x05 \x01(\x0b\x32\x1c.mnemos.protocol.v1.JobInput\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\r\x12\x35\n\x0cretry_config\x18\x07 \x01(\x0b\x32\x1f.mnemos.protocol.v1.RetryConfig\x12\x15\n\rmetadata_json\x18\x08 \x01(\t\x12\x30\n\x0csubmitted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0crequirements\x18\n \x01(\x0b\x32 .mnemos.protocol.v1.Requirements\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\r\n\x05trace\x18\x0c \x01(\t\"[\n\x0bResumeState\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x04rows\x18\x03 \x03(\x0b\x32\x1d.mnemos.protocol.v1.RowResult\"/\n\tRowResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"\xf7\x01\n\tLeasedJob\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.mnemos.protocol.v1.JobSpec\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x06resume\x18\x04 \x01(\x0b\x32\x1f.mnemos.protocol.v1.ResumeStateH\x00\x88\x01\x01\x12,\n\ttime_left\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x65ngine_crashes\x18\x06 \x01(\rB\t\n\x07_resume\"\xf9\x01\n\x11\x41\x63quireJobRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08max_jobs\x18\x02 \x01(\r\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x06models\x18\x04 \x03(\x0b\x32\x1f.mnemos.protocol.v1.LoadedModel\x12\x1b\n\x13memory_available_mb\x18\x05 \x01(\x04\x12\x1f\n\x17gpu_memory_available_mb\x18\x06 \x01(\x04\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x13\n\x0binstance_id\x18\x08 \x01(\t\"A\n\x12\x41\x63quireJobResponse\x12+\n\x04jobs\x18\x01 \x03(\x0b\x32\x1d.mnemos.protocol.v1.LeasedJob\"U\n\x12RenewLeasesRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12,\n\x04jobs\x18\x02 \x03(\x0b\x32\x1e.mnemos.protocol.v1.AttemptRef\"]\n\x0cLeaseVerdict\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12,\n\x07verdict\x18\x03 \x01(\x0e\x32\x1b.mnemos.protocol.v1.Verdict\"s\n\x13RenewLeasesResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\"\xbf\x01\n\x0cStatusUpdate\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.mnemos.protocol.v1.JobStatus\x12\x0f\n\x07message\x18\x04 \x01(\t\x12<\n\rload_progress\x18\x05 \x01(\x0b\x32 .mnemos.protocol.v1.LoadProgressH\x00\x88\x01\x01\x42\x10\n\x0e_load_progress\"^\n\x16UpdateJobStatusRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x31\n\x07updates\x18\x02 \x03(\x0b\x32 .mnemos.protocol.v1.StatusUpdate\"M\n\x17UpdateJobStatusResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict\"\xf5\x01\n\x0bStreamChunk\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\x10\n\x08is_final\x18\x05 \x01(\x08\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttoken_ids\x18\x08 \x03(\r\x12/\n\x03row\x18\t \x01(\x0b\x32\x1d.mnemos.protocol.v1.RowResultH\x00\x88\x01\x01\x42\x06\n\x04_row\"Y\n\x13StreamResultRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12/\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x1f.mnemos.protocol.v1.StreamChunk\"q\n\tStreamAck\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x15\n\rnext_sequence\x18\x03 \x01(\x04\x12,\n\x07verdict\x18\x04 \x01(\x0e\x32\x1b.mnemos.protocol.v1.Verdict\"C\n\x14StreamResultResponse\x12+\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1d.mnemos.protocol.v1.StreamAck\"B\n\x0fResultReference\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xa6\x01\n\tJobOutput\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x14\n\x0cmetrics_json\x18\x03 \x01(\t\x12\x42\n\x10result_reference\x18\x04 \x01(\x0b\x32#.mnemos.protocol.v1.ResultReferenceH\x00\x88\x01\x01\x42\x13\n\x11_result_reference\"y\n\x0c\x45rrorDetails\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.mnemos.protocol.v1.ErrorCode\x12\x11\n\tretryable\x18\x02 \x01(\x08\x12\x14\n\x0c\x64\x65tails_json\x18\x03 \x01(\t\x12\x13\n\x0b\x65ngine_jobs\x18\x04 \x01(\r\"\xf5\x02\n\tJobResult\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.mnemos.protocol.v1.JobStatus\x12\x32\n\x06output\x18\x04 \x01(\x0b\x32\x1d.mnemos.protocol.v1.JobOutputH\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12<\n\rerror_details\x18\x06 \x01(\x0b\x32 .mnemos.protocol.v1.ErrorDetailsH\x01\x88\x01\x01\x12.\n\nstarted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64uration_seconds\x18\t \x01(\x01\x42\t\n\x07_outputB\x10\n\x0e_error_details\"X\n\x13ReportResultRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12.\n\x07results\x18\x02 \x03(\x0b\x32\x1d.mnemos.protocol.v1.JobResult\"J\n\x14ReportResultResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict\"\xc3\x01\n\x0bReleasedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x36\n\x08progress\x18\x04 \x01(\x0b\x32\x1f.mnemos.protocol.v1.ResumeStateH\x00\x88\x01\x01\x12\x34\n\x05needs\x18\x05 \x01(\x0b\x32 .mnemos.protocol.v1.RequirementsH\x01\x88\x01\x01\x42\x0b\n\t_progressB\x08\n\x06_needs\"V\n\x12ReleaseJobsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12-\n\x04jobs\x18\x02 \x03(\x0b\x32\x1f.mnemos.protocol.v1.ReleasedJob\"I\n\x13ReleaseJobsResponse\x12\x32\n\x08verdicts\x18\x01 \x03(\x0b\x32 .mnemos.protocol.v1.LeaseVerdict\"\xf7\x02\n\x08WorkCall\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x38\n\x07\x61\x63quire\x18\x02 \x01(\x0b\x32%.mnemos.protocol.v1.AcquireJobRequestH\x00\x12\x37\n\x05renew\x18\x03 \x01(\x0b\x32&.mnemos.protocol.v1.RenewLeasesRequestH\x00\x12\x43\n\rupdate_status\x18\x04 \x01(\x0b\x32*.mnemos.protocol.v1.UpdateJobStatusRequestH\x00\x12\x39\n\x06report\x18\x05 \x01(\x0b\x32\'.mnemos.protocol.v1.ReportResultRequestH\x00\x12\x39\n\x07release\x18\x06 \x01(\x0b\x32&.mnemos.protocol.v1.ReleaseJobsRequestH\x00\x12\x12\n\x08withdraw\x18\x07 \x01(\x04H\x00\x12\x11\n\x07\x63onfirm\x18\x08 \x01(\x04H\x00\x42\x06\n\x04\x63\x61ll\":\n\x0bWorkRequest\x12+\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1c.mnemos.protocol.v1.WorkCall\".\n\x0bWorkRefusal\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t\"\xc4\x03\n\nWorkAnswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12:\n\x08\x61\x63quired\x18\x02 \x01(\x0b\x32&.mnemos.protocol.v1.AcquireJobResponseH\x00\x12:\n\x07renewed\x18\x03 \x01(\x0b\x32\'.mnemos.protocol.v1.RenewLeasesResponseH\x00\x12\x45\n\x0estatus_updated\x18\x04 \x01(\x0b\x32+.mnemos.protocol.v1.UpdateJobStatusResponseH\x00\x12<\n\x08reported\x18\x05 \x01(\x0b\x32(.mnemos.protocol.v1.ReportResultResponseH\x00\x12;\n\x08released\x18\x06 \x01(\x0b\x32\'.mnemos.protocol.v1.ReleaseJobsResponseH\x00\x12\x32\n\x07refusal\x18\x07 \x01(\x0b\x32\x1f.mnemos.protocol.v1.WorkRefusalH\x00\x12.\n\tconfirmed\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x08\n\x06\x61nswer\"?\n\x0cWorkResponse\x12/\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1e.mnemos.protocol.v1.WorkAnswer*\xb7\x01\n\x0cWorkerStatus\x12\x1d\n\x19WORKER_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWORKER_STATUS_INITIALIZING\x10\x01\x12\x16\n\x12WORKER_STATUS_IDLE\x10\x02\x12\x16\n\x12WORKER_STATUS_BUSY\x10\x03\x12\x1f\n\x1bWORKER_STATUS_SHUTTING_DOWN\x10\x04\x12\x17\n\x13WORKER_STATUS_ERROR\x10\x05*\x8d\x02\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_PENDING\x10\x01\x12\x17\n\x13JOB_STATUS_ACQUIRED\x10\x02\x12\x1c\n\x18JOB_STATUS_LOADING_MODEL\x10\x03\x12\x18\n\x14JOB_STATUS_EXECUTING\x10\x04\x12\x18\n\x14JOB_STATUS_STREAMING\x10\x05\x12\x18\n\x14JOB_STATUS_COMPLETED\x10\x06\x12\x15\n\x11JOB_STATUS_FAILED\x10\x07\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x08\x12\x16\n\x12JOB_STATUS_TIMEOUT\x10\t*\xa3\x01\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_TYPE_INFERENCE\x10\x01\x12\x1c\n\x18JOB_TYPE_BATCH_INFERENCE\x10\x02\x12\x15\n\x11JOB_TYPE_TRAINING\x10\x03\x12\x18\n\x14JOB_TYPE_FINE_TUNING\x10\x04\x12\x17\n\x13JOB_TYPE_EVALUATION\x10\x05*\xde\x01\n\nActionKind\x12\x1b\n\x17\x41\x43TION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41\x43TION_KIND_SHUTDOWN\x10\x01\x12\x17\n\x13\x41\x43TION_KIND_RESTART\x10\x02\x12\x15\n\x11\x41\x43TION_KIND_PAUSE\x10\x03\x12\x16\n\x12\x41\x43TION_KIND_RESUME\x10\x04\x12\x1d\n\x19\x41\x43TION_KIND_UPDATE_CONFIG\x10\x05\x12\x15\n\x11\x41\x43TION_KIND_DRAIN\x10\x06\x12\x1b\n\x17\x41\x43TION_KIND_CANCEL_JOBS\x10\x07*\x99\x03\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_CODE_INVALID_INPUT\x10\x01\x12\x1e\n\x1a\x45RROR_CODE_MODEL_NOT_FOUND\x10\x02\x12\x1f\n\x1b\x45RROR_CODE_ARTIFACT_CORRUPT\x10\x03\x12\"\n\x1e\x45RROR_CODE_RUNTIME_UNAVAILABLE\x10\x04\x12%\n!ERROR_CODE_INSUFFICIENT_RESOURCES\x10\x05\x12\x1c\n\x18\x45RROR_CODE_OUT_OF_MEMORY\x10\x06\x12\x1d\n\x19\x45RROR_CODE_ENGINE_CRASHED\x10\x07\x12\x1a\n\x16\x45RROR_CODE_WORKER_LOST\x10\x08\x12\x16\n\x12\x45RROR_CODE_TIMEOUT\x10\t\x12\x18\n\x14\x45RROR_CODE_CANCELLED\x10\n\x12\"\n\x1e\x45RROR_CODE_STORAGE_UNAVAILABLE\x10\x0b\x12\x17\n\x13\x45RROR_CODE_INTERNAL\x10\x0c*y\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x15\n\x11VERDICT_DUPLICATE\x10\x02\x12\x11\n\rVERDICT_STALE\x10\x03\x12\x15\n\x11VERDICT_CANCELLED\x10\x04\x32\xc8\x08\n\rCortexService\x12g\n\x0eRegisterWorker\x12).mnemos.protocol.v1.RegisterWorkerRequest\x1a*.mnemos.protocol.v1.RegisterWorkerResponse\x12m\n\x10\x44\x65registerWorker\x12+.mnemos.protocol.v1.DeregisterWorkerRequest\x1a,.mnemos.protocol.v1.DeregisterWorkerResponse\x12X\n\tHeartbeat\x12$.mnemos.protocol.v1.HeartbeatRequest\x1a%.mnemos.protocol.v1.HeartbeatResponse\x12^\n\x0bRenewLeases\x12&.mnemos.protocol.v1.RenewLeasesRequest\x1a\'.mnemos.protocol.v1.RenewLeasesResponse\x12\x63\n\x0cWatchActions\x12\'.mnemos.protocol.v1.WatchActionsRequest\x1a(.mnemos.protocol.v1.WatchActionsResponse0\x01\x12[\n\nAcquireJob\x12%.mnemos.protocol.v1.AcquireJobRequest\x1a&.mnemos.protocol.v1.AcquireJobResponse\x12j\n\x0fUpdateJobStatus\x12*.mnemos.protocol.v1.UpdateJobStatusRequest\x1a+.mnemos.protocol.v1.UpdateJobStatusResponse\x12\x65\n\x0cStreamResult\x12\'.mnemos.protocol.v1.StreamResultRequest\x1a(.mnemos.protocol.v1.StreamResultResponse(\x01\x30\x01\x12\x61\n\x0cReportResult\x12\'.mnemos.protocol.v1.ReportResultRequest\x1a(.mnemos.protocol.v1.ReportResultResponse\x12^\n\x0bReleaseJobs\x12&.mnemos.protocol.v1.ReleaseJobsRequest\x1a\'.mnemos.protocol.v1.ReleaseJobsResponse\x12M\n\x04Work\x12\x1f.mnemos.protocol.v1.WorkRequest\x1a .mnemos.protocol.v1.WorkResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "mnemos.protocol.v1.cortex_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mnemos.protocol.v1.cortex_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY"]._loaded_options = None
-    _globals["_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY"]._serialized_options = b"8\001"
-    _globals["_REGISTERWORKERREQUEST_TAGSENTRY"]._loaded_options = None
-    _globals["_REGISTERWORKERREQUEST_TAGSENTRY"]._serialized_options = b"8\001"
-    _globals["_REQUIREMENTS_TAGSENTRY"]._loaded_options = None
-    _globals["_REQUIREMENTS_TAGSENTRY"]._serialized_options = b"8\001"
-    _globals["_WORKERSTATUS"]._serialized_start = 8325
-    _globals["_WORKERSTATUS"]._serialized_end = 8508
-    _globals["_JOBSTATUS"]._serialized_start = 8511
-    _globals["_JOBSTATUS"]._serialized_end = 8780
-    _globals["_JOBTYPE"]._serialized_start = 8783
-    _globals["_JOBTYPE"]._serialized_end = 8946
-    _globals["_ACTIONKIND"]._serialized_start = 8949
-    _globals["_ACTIONKIND"]._serialized_end = 9171
-    _globals["_ERRORCODE"]._serialized_start = 9174
-    _globals["_ERRORCODE"]._serialized_end = 9583
-    _globals["_VERDICT"]._serialized_start = 9585
-    _globals["_VERDICT"]._serialized_end = 9706
-    _globals["_GPUINFO"]._serialized_start = 121
-    _globals["_GPUINFO"]._serialized_end = 370
-    _globals["_SYSTEMRESOURCES"]._serialized_start = 373
-    _globals["_SYSTEMRESOURCES"]._serialized_end = 577
-    _globals["_WORKERCAPABILITIES"]._serialized_start = 580
-    _globals["_WORKERCAPABILITIES"]._serialized_end = 961
-    _globals["_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY"]._serialized_start = 903
-    _globals["_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY"]._serialized_end = 961
-    _globals["_LOADEDMODEL"]._serialized_start = 963
-    _globals["_LOADEDMODEL"]._serialized_end = 1088
-    _globals["_CACHEDMODEL"]._serialized_start = 1090
-    _globals["_CACHEDMODEL"]._serialized_end = 1152
-    _globals["_MODELHINT"]._serialized_start = 1154
-    _globals["_MODELHINT"]._serialized_end = 1215
-    _globals["_REGISTERWORKERREQUEST"]._serialized_start = 1218
-    _globals["_REGISTERWORKERREQUEST"]._serialized_end = 1566
-    _globals["_REGISTERWORKERREQUEST_TAGSENTRY"]._serialized_start = 1523
-    _globals["_REGISTERWORKERREQUEST_TAGSENTRY"]._serialized_end = 1566
-    _globals["_REGISTERWORKERRESPONSE"]._serialized_start = 1569
-    _globals["_REGISTERWORKERRESPONSE"]._serialized_end = 1743
-    _globals["_DEREGISTERWORKERREQUEST"]._serialized_start = 1745
-    _globals["_DEREGISTERWORKERREQUEST"]._serialized_end = 1826
-    _globals["_DEREGISTERWORKERRESPONSE"]._serialized_start = 1828
-    _globals["_DEREGISTERWORKERRESPONSE"]._serialized_end = 1854
-    _globals["_ATTEMPTREF"]._serialized_start = 1856
-    _globals["_ATTEMPTREF"]._serialized_end = 1901
-    _globals["_HEARTBEATREQUEST"]._serialized_start = 1904
-    _globals["_HEARTBEATREQUEST"]._serialized_end = 2408
-    _globals["_HEARTBEATRESPONSE"]._serialized_start = 2411
-    _globals["_HEARTBEATRESPONSE"]._serialized_end = 2563
-    _globals["_ACTION"]._serialized_start = 2566
-    _globals["_ACTION"]._serialized_end = 2785
-    _globals["_WATCHACTIONSREQUEST"]._serialized_start = 2787
-    _globals["_WATCHACTIONSREQUEST"]._serialized_end = 2848
-    _globals["_WATCHACTIONSRESPONSE"]._serialized_start = 2850
-    _globals["_WATCHACTIONSRESPONSE"]._serialized_end = 2932
-    _globals["_MODELREF"]._serialized_start = 2934
-    _globals["_MODELREF"]._serialized_end = 3023
-    _globals["_CHATMESSAGE"]._serialized_start = 3025
-    _globals["_CHATMESSAGE"]._serialized_end = 3130
-    _globals["_JOBINPUT"]._serialized_start = 3133
-    _globals["_JOBINPUT"]._serialized_end = 3299
-    _globals["_REQUIREMENTS"]._serialized_start = 3302
-    _globals["_REQUIREMENTS"]._serialized_end = 3469
-    _globals["_REQUIREMENTS_TAGSENTRY"]._serialized_start = 1523
-    _globals["_REQUIREMENTS_TAGSENTRY"]._serialized_end = 1566
-    _globals["_RETRYCONFIG"]._serialized_start = 3472
-    _globals["_RETRYCONFIG"]._serialized_end = 3662
-    _globals["_JOBSPEC"]._serialized_start = 3665
-    _globals["_JOBSPEC"]._serialized_end = 4094
-    _globals["_RESUMESTATE"]._serialized_start = 4096
-    _globals["_RESUMESTATE"]._serialized_end = 4187
-    _globals["_ROWRESULT"]._serialized_start = 4189
-    _globals["_ROWRESULT"]._serialized_end = 4236
-    _globals["_LEASEDJOB"]._serialized_start = 4239
-    _globals["_LEASEDJOB"]._serialized_end = 4486
-    _globals["_ACQUIREJOBREQUEST"]._serialized_start = 4489
-    _globals["_ACQUIREJOBREQUEST"]._serialized_end = 4738
-    _globals["_ACQUIREJOBRESPONSE"]._serialized_start = 4740
-    _globals["_ACQUIREJOBRESPONSE"]._serialized_end = 4805
-    _globals["_RENEWLEASESREQUEST"]._serialized_start = 4807
-    _globals["_RENEWLEASESREQUEST"]._serialized_end = 4892
-    _globals["_LEASEVERDICT"]._serialized_start = 4894
-    _globals["_LEASEVERDICT"]._serialized_end = 4987
-    _globals["_RENEWLEASESRESPONSE"]._serialized_start = 4989
-    _globals["_RENEWLEASESRESPONSE"]._serialized_end = 5104
-    _globals["_LOADPROGRESS"]._serialized_start = 5106
-    _globals["_LOADPROGRESS"]._serialized_end = 5161
-    _globals["_STATUSUPDATE"]._serialized_start = 5164
-    _globals["_STATUSUPDATE"]._serialized_end = 5355
-    _globals["_UPDATEJOBSTATUSREQUEST"]._serialized_start = 5357
-    _globals["_UPDATEJOBSTATUSREQUEST"]._serialized_end = 5451
-    _globals["_UPDATEJOBSTATUSRESPONSE"]._serialized_start = 5453
-    _globals["_UPDATEJOBSTATUSRESPONSE"]._serialized_end = 5530
-    _globals["_STREAMCHUNK"]._serialized_start = 5533
-    _globals["_STREAMCHUNK"]._serialized_end = 5778
-    _globals["_STREAMRESULTREQUEST"]._serialized_start = 5780
-    _globals["_STREAMRESULTREQUEST"]._serialized_end = 5869
-    _globals["_STREAMACK"]._serialized_start = 5871
-    _globals["_STREAMACK"]._serialized_end = 5984
-    _globals["_STREAMRESULTRESPONSE"]._serialized_start = 5986
-    _globals["_STREAMRESULTRESPONSE"]._serialized_end = 6053
-    _globals["_RESULTREFERENCE"]._serialized_start = 6055
-    _globals["_RESULTREFERENCE"]._serialized_end = 6121
-    _globals["_JOBOUTPUT"]._serialized_start = 6124
-    _globals["_JOBOUTPUT"]._serialized_end = 6290
-    _globals["_ERRORDETAILS"]._serialized_start = 6292
-    _globals["_ERRORDETAILS"]._serialized_end = 6413
-    _globals["_JOBRESULT"]._serialized_start = 6416
-    _globals["_JOBRESULT"]._serialized_end = 6789
-    _globals["_REPORTRESULTREQUEST"]._serialized_start = 6791
-    _globals["_REPORTRESULTREQUEST"]._serialized_end = 6879
-    _globals["_REPORTRESULTRESPONSE"]._serialized_start = 6881
-    _globals["_REPORTRESULTRESPONSE"]._serialized_end = 6955
-    _globals["_RELEASEDJOB"]._serialized_start = 6958
-    _globals["_RELEASEDJOB"]._serialized_end = 7153
-    _globals["_RELEASEJOBSREQUEST"]._serialized_start = 7155
-    _globals["_RELEASEJOBSREQUEST"]._serialized_end = 7241
-    _globals["_RELEASEJOBSRESPONSE"]._serialized_start = 7243
-    _globals["_RELEASEJOBSRESPONSE"]._serialized_end = 7316
-    _globals["_WORKCALL"]._serialized_start = 7319
-    _globals["_WORKCALL"]._serialized_end = 7694
-    _globals["_WORKREQUEST"]._serialized_start = 7696
-    _globals["_WORKREQUEST"]._serialized_end = 7754
-    _globals["_WORKREFUSAL"]._serialized_start = 7756
-    _globals["_WORKREFUSAL"]._serialized_end = 7802
-    _globals["_WORKANSWER"]._serialized_start = 7805
-    _globals["_WORKANSWER"]._serialized_end = 8257
-    _globals["_WORKRESPONSE"]._serialized_start = 8259
-    _globals["_WORKRESPONSE"]._serialized_end = 8322
-    _globals["_CORTEXSERVICE"]._serialized_start = 9709
-    _globals["_CORTEXSERVICE"]._serialized_end = 10805
+  DESCRIPTOR._loaded_options = None
+  _globals['_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY']._loaded_options = None
+  _globals['_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY']._serialized_options = b'8\001'
+  _globals['_REGISTERWORKERREQUEST_TAGSENTRY']._loaded_options = None
+  _globals['_REGISTERWORKERREQUEST_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_REQUIREMENTS_TAGSENTRY']._loaded_options = None
+  _globals['_REQUIREMENTS_TAGSENTRY']._serialized_options = b'8\001'
+  _globals['_WORKERSTATUS']._serialized_start=8325
+  _globals['_WORKERSTATUS']._serialized_end=8508
+  _globals['_JOBSTATUS']._serialized_start=8511
+  _globals['_JOBSTATUS']._serialized_end=8780
+  _globals['_JOBTYPE']._serialized_start=8783
+  _globals['_JOBTYPE']._serialized_end=8946
+  _globals['_ACTIONKIND']._serialized_start=8949
+  _globals['_ACTIONKIND']._serialized_end=9171
+  _globals['_ERRORCODE']._serialized_start=9174
+  _globals['_ERRORCODE']._serialized_end=9583
+  _globals['_VERDICT']._serialized_start=9585
+  _globals['_VERDICT']._serialized_end=9706
+  _globals['_GPUINFO']._serialized_start=121
+  _globals['_GPUINFO']._serialized_end=370
+  _globals['_SYSTEMRESOURCES']._serialized_start=373
+  _globals['_SYSTEMRESOURCES']._serialized_end=577
+  _globals['_WORKERCAPABILITIES']._serialized_start=580
+  _globals['_WORKERCAPABILITIES']._serialized_end=961
+  _globals['_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY']._serialized_start=903
+  _globals['_WORKERCAPABILITIES_UNAVAILABLERUNTIMESENTRY']._serialized_end=961
+  _globals['_LOADEDMODEL']._serialized_start=963
+  _globals['_LOADEDMODEL']._serialized_end=1088
+  _globals['_CACHEDMODEL']._serialized_start=1090
+  _globals['_CACHEDMODEL']._serialized_end=1152
+  _globals['_MODELHINT']._serialized_start=1154
+  _globals['_MODELHINT']._serialized_end=1215
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=1218
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=1566
+  _globals['_REGISTERWORKERREQUEST_TAGSENTRY']._serialized_start=1523
+  _globals['_REGISTERWORKERREQUEST_TAGSENTRY']._serialized_end=1566
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=1569
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1743
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=1745
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=1826
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=1828
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=1854
+  _globals['_ATTEMPTREF']._serialized_start=1856
+  _globals['_ATTEMPTREF']._serialized_end=1901
+  _globals['_HEARTBEATREQUEST']._serialized_start=1904
+  _globals['_HEARTBEATREQUEST']._serialized_end=2408
+  _globals['_HEARTBEATRESPONSE']._serialized_start=2411
+  _globals['_HEARTBEATRESPONSE']._serialized_end=2563
+  _globals['_ACTION']._serialized_start=2566
+  _globals['_ACTION']._serialized_end=2785
+  _globals['_WATCHACTIONSREQUEST']._serialized_start=2787
+  _globals['_WATCHACTIONSREQUEST']._serialized_end=2848
+  _globals['_WATCHACTIONSRESPONSE']._serialized_start=2850
+  _globals['_WATCHACTIONSRESPONSE']._serialized_end=2932
+  _globals['_MODELREF']._serialized_start=2934
+  _globals['_MODELREF']._serialized_end=3023
+  _globals['_CHATMESSAGE']._serialized_start=3025
+  _globals['_CHATMESSAGE']._serialized_end=3130
+  _globals['_JOBINPUT']._serialized_start=3133
+  _globals['_JOBINPUT']._serialized_end=3299
+  _globals['_REQUIREMENTS']._serialized_start=3302
+  _globals['_REQUIREMENTS']._serialized_end=3469
+  _globals['_REQUIREMENTS_TAGSENTRY']._serialized_start=1523
+  _globals['_REQUIREMENTS_TAGSENTRY']._serialized_end=1566
+  _globals['_RETRYCONFIG']._serialized_start=3472
+  _globals['_RETRYCONFIG']._serialized_end=3662
+  _globals['_JOBSPEC']._serialized_start=3665
+  _globals['_JOBSPEC']._serialized_end=4094
+  _globals['_RESUMESTATE']._serialized_start=4096
+  _globals['_RESUMESTATE']._serialized_end=4187
+  _globals['_ROWRESULT']._serialized_start=4189
+  _globals['_ROWRESULT']._serialized_end=4236
+  _globals['_LEASEDJOB']._serialized_start=4239
+  _globals['_LEASEDJOB']._serialized_end=4486
+  _globals['_ACQUIREJOBREQUEST']._serialized_start=4489
+  _globals['_ACQUIREJOBREQUEST']._serialized_end=4738
+  _globals['_ACQUIREJOBRESPONSE']._serialized_start=4740
+  _globals['_ACQUIREJOBRESPONSE']._serialized_end=4805
+  _globals['_RENEWLEASESREQUEST']._serialized_start=4807
+  _globals['_RENEWLEASESREQUEST']._serialized_end=4892
+  _globals['_LEASEVERDICT']._serialized_start=4894
+  _globals['_LEASEVERDICT']._serialized_end=4987
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=4989
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=5104
+  _globals['_LOADPROGRESS']._serialized_start=5106
+  _globals['_LOADPROGRESS']._serialized_end=5161
+  _globals['_STATUSUPDATE']._serialized_start=5164
+  _globals['_STATUSUPDATE']._serialized_end=5355
+  _globals['_UPDATEJOBSTATUSREQUEST']._serialized_start=5357
+  _globals['_UPDATEJOBSTATUSREQUEST']._serialized_end=5451
+  _globals['_UPDATEJOBSTATUSRESPONSE']._serialized_start=5453
+  _globals['_UPDATEJOBSTATUSRESPONSE']._serialized_end=5530
+  _globals['_STREAMCHUNK']._serialized_start=5533
+  _globals['_STREAMCHUNK']._serialized_end=5778
+  _globals['_STREAMRESULTREQUEST']._serialized_start=5780
+  _globals['_STREAMRESULTREQUEST']._serialized_end=5869
+  _globals['_STREAMACK']._serialized_start=5871
+  _globals['_STREAMACK']._serialized_end=5984
+  _globals['_STREAMRESULTRESPONSE']._serialized_start=5986
+  _globals['_STREAMRESULTRESPONSE']._serialized_end=6053
+  _globals['_RESULTREFERENCE']._serialized_start=6055
+  _globals['_RESULTREFERENCE']._serialized_end=6121
+  _globals['_JOBOUTPUT']._serialized_start=6124
+  _globals['_JOBOUTPUT']._serialized_end=6290
+  _globals['_ERRORDETAILS']._serialized_start=6292
+  _globals['_ERRORDETAILS']._serialized_end=6413
+  _globals['_JOBRESULT']._serialized_start=6416
+  _globals['_JOBRESULT']._serialized_end=6789
+  _globals['_REPORTRESULTREQUEST']._serialized_start=6791
+  _globals['_REPORTRESULTREQUEST']._serialized_end=6879
+  _globals['_REPORTRESULTRESPONSE']._serialized_start=6881
+  _globals['_REPORTRESULTRESPONSE']._serialized_end=6955
+  _globals['_RELEASEDJOB']._serialized_start=6958
+  _globals['_RELEASEDJOB']._serialized_end=7153
+  _globals['_RELEASEJOBSREQUEST']._serialized_start=7155
+  _globals['_RELEASEJOBSREQUEST']._serialized_end=7241
+  _globals['_RELEASEJOBSRESPONSE']._serialized_start=7243
+  _globals['_RELEASEJOBSRESPONSE']._serialized_end=7316
+  _globals['_WORKCALL']._serialized_start=7319
+  _globals['_WORKCALL']._serialized_end=7694
+  _globals['_WORKREQUEST']._serialized_start=7696
+  _globals['_WORKREQUEST']._serialized_end=7754
+  _globals['_WORKREFUSAL']._serialized_start=7756
+  _globals['_WORKREFUSAL']._serialized_end=7802
+  _globals['_WORKANSWER']._serialized_start=7805
+  _globals['_WORKANSWER']._serialized_end=8257
+  _globals['_WORKRESPONSE']._serialized_start=8259
+  _globals['_WORKRESPONSE']._serialized_end=8322
+  _globals['_CORTEXSERVICE']._serialized_start=9709
+  _globals['_CORTEXSERVICE']._serialized_end=10805
 # @@protoc_insertion_point(module_scope)

@@ -32,10 +32,7 @@ class _WorkerStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _WorkerStatusEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WorkerStatus.ValueType],
-    builtins.type,
-):
+class _WorkerStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_WorkerStatus.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     WORKER_STATUS_UNSPECIFIED: _WorkerStatus.ValueType  # 0
     WORKER_STATUS_INITIALIZING: _WorkerStatus.ValueType  # 1
@@ -59,9 +56,7 @@ class _JobStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _JobStatusEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobStatus.ValueType], builtins.type
-):
+class _JobStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobStatus.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     JOB_STATUS_UNSPECIFIED: _JobStatus.ValueType  # 0
     JOB_STATUS_PENDING: _JobStatus.ValueType  # 1
@@ -92,9 +87,7 @@ class _JobType:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _JobTypeEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobType.ValueType], builtins.type
-):
+class _JobTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_JobType.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     JOB_TYPE_UNSPECIFIED: _JobType.ValueType  # 0
     JOB_TYPE_INFERENCE: _JobType.ValueType  # 1
@@ -117,10 +110,7 @@ class _ActionKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _ActionKindEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ActionKind.ValueType],
-    builtins.type,
-):
+class _ActionKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ActionKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     ACTION_KIND_UNSPECIFIED: _ActionKind.ValueType  # 0
     ACTION_KIND_SHUTDOWN: _ActionKind.ValueType  # 1
@@ -159,9 +149,7 @@ class _ErrorCode:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _ErrorCodeEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ErrorCode.ValueType], builtins.type
-):
+class _ErrorCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ErrorCode.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     ERROR_CODE_UNSPECIFIED: _ErrorCode.ValueType  # 0
     ERROR_CODE_INVALID_INPUT: _ErrorCode.ValueType  # 1
@@ -198,9 +186,7 @@ class _Verdict:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
 
-class _VerdictEnumTypeWrapper(
-    google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], builtins.type
-):
+class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
     VERDICT_ACCEPTED: _Verdict.ValueType  # 1
@@ -260,62 +246,14 @@ class GpuInfo(google.protobuf.message.Message):
         temperature_celsius: builtins.float | None = ...,
         power_watts: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_power_watts",
-            b"_power_watts",
-            "_temperature_celsius",
-            b"_temperature_celsius",
-            "_uuid",
-            b"_uuid",
-            "power_watts",
-            b"power_watts",
-            "temperature_celsius",
-            b"temperature_celsius",
-            "uuid",
-            b"uuid",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_power_watts",
-            b"_power_watts",
-            "_temperature_celsius",
-            b"_temperature_celsius",
-            "_uuid",
-            b"_uuid",
-            "available_memory_mb",
-            b"available_memory_mb",
-            "index",
-            b"index",
-            "name",
-            b"name",
-            "power_watts",
-            b"power_watts",
-            "temperature_celsius",
-            b"temperature_celsius",
-            "total_memory_mb",
-            b"total_memory_mb",
-            "utilization_percent",
-            b"utilization_percent",
-            "uuid",
-            b"uuid",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "_uuid", b"_uuid", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius", "uuid", b"uuid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_power_watts", b"_power_watts", "_temperature_celsius", b"_temperature_celsius", "_uuid", b"_uuid", "available_memory_mb", b"available_memory_mb", "index", b"index", "name", b"name", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius", "total_memory_mb", b"total_memory_mb", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]) -> None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_power_watts", b"_power_watts"]
-    ) -> typing.Literal["power_watts"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_power_watts", b"_power_watts"]) -> typing.Literal["power_watts"] | None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_temperature_celsius", b"_temperature_celsius"]
-    ) -> typing.Literal["temperature_celsius"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_temperature_celsius", b"_temperature_celsius"]) -> typing.Literal["temperature_celsius"] | None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_uuid", b"_uuid"]
-    ) -> typing.Literal["uuid"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_uuid", b"_uuid"]) -> typing.Literal["uuid"] | None: ...
 
 global___GpuInfo = GpuInfo
 
@@ -337,9 +275,7 @@ class SystemResources(google.protobuf.message.Message):
     disk_total_gb: builtins.float
     disk_available_gb: builtins.float
     @property
-    def gpus(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GpuInfo]: ...
+    def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GpuInfo]: ...
     def __init__(
         self,
         *,
@@ -351,25 +287,7 @@ class SystemResources(google.protobuf.message.Message):
         disk_available_gb: builtins.float = ...,
         gpus: collections.abc.Iterable[global___GpuInfo] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "cpu_count",
-            b"cpu_count",
-            "cpu_percent",
-            b"cpu_percent",
-            "disk_available_gb",
-            b"disk_available_gb",
-            "disk_total_gb",
-            b"disk_total_gb",
-            "gpus",
-            b"gpus",
-            "memory_available_mb",
-            b"memory_available_mb",
-            "memory_total_mb",
-            b"memory_total_mb",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cpu_count", b"cpu_count", "cpu_percent", b"cpu_percent", "disk_available_gb", b"disk_available_gb", "disk_total_gb", b"disk_total_gb", "gpus", b"gpus", "memory_available_mb", b"memory_available_mb", "memory_total_mb", b"memory_total_mb"]) -> None: ...
 
 global___SystemResources = SystemResources
 
@@ -391,9 +309,7 @@ class WorkerCapabilities(google.protobuf.message.Message):
             key: builtins.str = ...,
             value: builtins.str = ...,
         ) -> None: ...
-        def ClearField(
-            self, field_name: typing.Literal["key", b"key", "value", b"value"]
-        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     SUPPORTED_RUNTIMES_FIELD_NUMBER: builtins.int
     MAX_CONCURRENT_JOBS_FIELD_NUMBER: builtins.int
@@ -409,21 +325,13 @@ class WorkerCapabilities(google.protobuf.message.Message):
     max_model_size_gb: builtins.float
     max_batch_size: builtins.int
     @property
-    def supported_runtimes(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+    def supported_runtimes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """vllm, pytorch, transformers"""
 
     @property
-    def job_types(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[
-        global___JobType.ValueType
-    ]: ...
+    def job_types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___JobType.ValueType]: ...
     @property
-    def unavailable_runtimes(
-        self,
-    ) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+    def unavailable_runtimes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Runtimes the operator asked for that this machine cannot offer, and why."""
 
     def __init__(
@@ -438,27 +346,7 @@ class WorkerCapabilities(google.protobuf.message.Message):
         job_types: collections.abc.Iterable[global___JobType.ValueType] | None = ...,
         unavailable_runtimes: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "job_types",
-            b"job_types",
-            "max_batch_size",
-            b"max_batch_size",
-            "max_concurrent_jobs",
-            b"max_concurrent_jobs",
-            "max_model_size_gb",
-            b"max_model_size_gb",
-            "supported_runtimes",
-            b"supported_runtimes",
-            "supports_gpu",
-            b"supports_gpu",
-            "supports_streaming",
-            b"supports_streaming",
-            "unavailable_runtimes",
-            b"unavailable_runtimes",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_types", b"job_types", "max_batch_size", b"max_batch_size", "max_concurrent_jobs", b"max_concurrent_jobs", "max_model_size_gb", b"max_model_size_gb", "supported_runtimes", b"supported_runtimes", "supports_gpu", b"supports_gpu", "supports_streaming", b"supports_streaming", "unavailable_runtimes", b"unavailable_runtimes"]) -> None: ...
 
 global___WorkerCapabilities = WorkerCapabilities
 
@@ -490,23 +378,7 @@ class LoadedModel(google.protobuf.message.Message):
         memory_mb: builtins.int = ...,
         active_jobs: builtins.int = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "active_jobs",
-            b"active_jobs",
-            "family",
-            b"family",
-            "load_seconds",
-            b"load_seconds",
-            "memory_mb",
-            b"memory_mb",
-            "runtime",
-            b"runtime",
-            "version",
-            b"version",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active_jobs", b"active_jobs", "family", b"family", "load_seconds", b"load_seconds", "memory_mb", b"memory_mb", "runtime", b"runtime", "version", b"version"]) -> None: ...
 
 global___LoadedModel = LoadedModel
 
@@ -530,10 +402,7 @@ class CachedModel(google.protobuf.message.Message):
         version: builtins.str = ...,
         digest: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal["digest", b"digest", "family", b"family", "version", b"version"],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "family", b"family", "version", b"version"]) -> None: ...
 
 global___CachedModel = CachedModel
 
@@ -556,12 +425,7 @@ class ModelHint(google.protobuf.message.Message):
         version: builtins.str = ...,
         runtime: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "family", b"family", "runtime", b"runtime", "version", b"version"
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["family", b"family", "runtime", b"runtime", "version", b"version"]) -> None: ...
 
 global___ModelHint = ModelHint
 
@@ -583,9 +447,7 @@ class RegisterWorkerRequest(google.protobuf.message.Message):
             key: builtins.str = ...,
             value: builtins.str = ...,
         ) -> None: ...
-        def ClearField(
-            self, field_name: typing.Literal["key", b"key", "value", b"value"]
-        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     HOSTNAME_FIELD_NUMBER: builtins.int
     IP_ADDRESS_FIELD_NUMBER: builtins.int
@@ -620,30 +482,8 @@ class RegisterWorkerRequest(google.protobuf.message.Message):
         worker_id: builtins.str = ...,
         instance_id: builtins.str = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["capabilities", b"capabilities", "resources", b"resources"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "capabilities",
-            b"capabilities",
-            "hostname",
-            b"hostname",
-            "instance_id",
-            b"instance_id",
-            "ip_address",
-            b"ip_address",
-            "resources",
-            b"resources",
-            "tags",
-            b"tags",
-            "version",
-            b"version",
-            "worker_id",
-            b"worker_id",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["capabilities", b"capabilities", "resources", b"resources"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["capabilities", b"capabilities", "hostname", b"hostname", "instance_id", b"instance_id", "ip_address", b"ip_address", "resources", b"resources", "tags", b"tags", "version", b"version", "worker_id", b"worker_id"]) -> None: ...
 
 global___RegisterWorkerRequest = RegisterWorkerRequest
 
@@ -675,24 +515,8 @@ class RegisterWorkerResponse(google.protobuf.message.Message):
         cortex_version: builtins.str = ...,
         sole: builtins.bool = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["lease", b"lease", "registered_at", b"registered_at"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "cortex_version",
-            b"cortex_version",
-            "lease",
-            b"lease",
-            "registered_at",
-            b"registered_at",
-            "sole",
-            b"sole",
-            "worker_id",
-            b"worker_id",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["lease", b"lease", "registered_at", b"registered_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cortex_version", b"cortex_version", "lease", b"lease", "registered_at", b"registered_at", "sole", b"sole", "worker_id", b"worker_id"]) -> None: ...
 
 global___RegisterWorkerResponse = RegisterWorkerResponse
 
@@ -714,12 +538,7 @@ class DeregisterWorkerRequest(google.protobuf.message.Message):
         reason: builtins.str = ...,
         instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "instance_id", b"instance_id", "reason", b"reason", "worker_id", b"worker_id"
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "reason", b"reason", "worker_id", b"worker_id"]) -> None: ...
 
 global___DeregisterWorkerRequest = DeregisterWorkerRequest
 
@@ -749,9 +568,7 @@ class AttemptRef(google.protobuf.message.Message):
         job_id: builtins.str = ...,
         attempt: builtins.int = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["attempt", b"attempt", "job_id", b"job_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "job_id", b"job_id"]) -> None: ...
 
 global___AttemptRef = AttemptRef
 
@@ -782,29 +599,17 @@ class HeartbeatRequest(google.protobuf.message.Message):
     wants_hints: builtins.bool
     """Whether it wants to be told which models to fetch ahead."""
     @property
-    def current_jobs(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___AttemptRef
-    ]: ...
+    def current_jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptRef]: ...
     @property
     def resources(self) -> global___SystemResources: ...
     @property
     def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
-    def models(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LoadedModel
-    ]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LoadedModel]: ...
     @property
-    def acknowledged_action_ids(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def acknowledged_action_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
-    def cached_models(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CachedModel]:
+    def cached_models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CachedModel]:
         """The most recently used first; as many as CORTEX should know of."""
 
     def __init__(
@@ -824,40 +629,8 @@ class HeartbeatRequest(google.protobuf.message.Message):
         cached_models: collections.abc.Iterable[global___CachedModel] | None = ...,
         wants_hints: builtins.bool = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["resources", b"resources", "timestamp", b"timestamp"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "acknowledged_action_ids",
-            b"acknowledged_action_ids",
-            "cached_models",
-            b"cached_models",
-            "current_jobs",
-            b"current_jobs",
-            "instance_id",
-            b"instance_id",
-            "models",
-            b"models",
-            "resources",
-            b"resources",
-            "status",
-            b"status",
-            "status_reason",
-            b"status_reason",
-            "timestamp",
-            b"timestamp",
-            "total_jobs_completed",
-            b"total_jobs_completed",
-            "total_jobs_failed",
-            b"total_jobs_failed",
-            "wants_hints",
-            b"wants_hints",
-            "worker_id",
-            b"worker_id",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["resources", b"resources", "timestamp", b"timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged_action_ids", b"acknowledged_action_ids", "cached_models", b"cached_models", "current_jobs", b"current_jobs", "instance_id", b"instance_id", "models", b"models", "resources", b"resources", "status", b"status", "status_reason", b"status_reason", "timestamp", b"timestamp", "total_jobs_completed", b"total_jobs_completed", "total_jobs_failed", b"total_jobs_failed", "wants_hints", b"wants_hints", "worker_id", b"worker_id"]) -> None: ...
 
 global___HeartbeatRequest = HeartbeatRequest
 
@@ -872,13 +645,9 @@ class HeartbeatResponse(google.protobuf.message.Message):
     acknowledged: builtins.bool
     message: builtins.str
     @property
-    def actions(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Action]: ...
+    def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Action]: ...
     @property
-    def prefetch(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelHint]:
+    def prefetch(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelHint]:
         """Models worth fetching before jobs come, the most wanted first."""
 
     def __init__(
@@ -889,19 +658,7 @@ class HeartbeatResponse(google.protobuf.message.Message):
         message: builtins.str = ...,
         prefetch: collections.abc.Iterable[global___ModelHint] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "acknowledged",
-            b"acknowledged",
-            "actions",
-            b"actions",
-            "message",
-            b"message",
-            "prefetch",
-            b"prefetch",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "actions", b"actions", "message", b"message", "prefetch", b"prefetch"]) -> None: ...
 
 global___HeartbeatResponse = HeartbeatResponse
 
@@ -920,11 +677,7 @@ class Action(google.protobuf.message.Message):
     reason: builtins.str
     config_json: builtins.str
     @property
-    def jobs(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___AttemptRef
-    ]: ...
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptRef]: ...
     @property
     def deadline(self) -> google.protobuf.duration_pb2.Duration:
         """How long running jobs may take to finish; absent means the worker's own shutdown_timeout."""
@@ -939,31 +692,9 @@ class Action(google.protobuf.message.Message):
         config_json: builtins.str = ...,
         deadline: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["_deadline", b"_deadline", "deadline", b"deadline"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_deadline",
-            b"_deadline",
-            "action_id",
-            b"action_id",
-            "config_json",
-            b"config_json",
-            "deadline",
-            b"deadline",
-            "jobs",
-            b"jobs",
-            "kind",
-            b"kind",
-            "reason",
-            b"reason",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_deadline", b"_deadline"]
-    ) -> typing.Literal["deadline"] | None: ...
+    def HasField(self, field_name: typing.Literal["_deadline", b"_deadline", "deadline", b"deadline"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deadline", b"_deadline", "action_id", b"action_id", "config_json", b"config_json", "deadline", b"deadline", "jobs", b"jobs", "kind", b"kind", "reason", b"reason"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_deadline", b"_deadline"]) -> typing.Literal["deadline"] | None: ...
 
 global___Action = Action
 
@@ -984,9 +715,7 @@ class WatchActionsRequest(google.protobuf.message.Message):
         worker_id: builtins.str = ...,
         instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["instance_id", b"instance_id", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instance_id", b"instance_id", "worker_id", b"worker_id"]) -> None: ...
 
 global___WatchActionsRequest = WatchActionsRequest
 
@@ -1004,15 +733,9 @@ class WatchActionsResponse(google.protobuf.message.Message):
         *,
         action: global___Action | None = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["_action", b"_action", "action", b"action"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self, field_name: typing.Literal["_action", b"_action", "action", b"action"]
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_action", b"_action"]
-    ) -> typing.Literal["action"] | None: ...
+    def HasField(self, field_name: typing.Literal["_action", b"_action", "action", b"action"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_action", b"_action", "action", b"action"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_action", b"_action"]) -> typing.Literal["action"] | None: ...
 
 global___WatchActionsResponse = WatchActionsResponse
 
@@ -1038,19 +761,7 @@ class ModelRef(google.protobuf.message.Message):
         runtime: builtins.str = ...,
         runtime_config_json: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "family",
-            b"family",
-            "runtime",
-            b"runtime",
-            "runtime_config_json",
-            b"runtime_config_json",
-            "version",
-            b"version",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["family", b"family", "runtime", b"runtime", "runtime_config_json", b"runtime_config_json", "version", b"version"]) -> None: ...
 
 global___ModelRef = ModelRef
 
@@ -1079,21 +790,7 @@ class ChatMessage(google.protobuf.message.Message):
         tool_call_id: builtins.str = ...,
         name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "content",
-            b"content",
-            "name",
-            b"name",
-            "role",
-            b"role",
-            "tool_call_id",
-            b"tool_call_id",
-            "tool_calls_json",
-            b"tool_calls_json",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]) -> None: ...
 
 global___ChatMessage = ChatMessage
 
@@ -1111,21 +808,13 @@ class JobInput(google.protobuf.message.Message):
     parameters_json: builtins.str
     context: builtins.str
     @property
-    def messages(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___ChatMessage
-    ]: ...
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ChatMessage]: ...
     @property
-    def inputs_json(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+    def inputs_json(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Rows of a batch or an evaluation, a JSON value each."""
 
     @property
-    def prompt_token_ids(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+    def prompt_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """A prompt as the model's own tokens, in place of a text."""
 
     def __init__(
@@ -1138,23 +827,7 @@ class JobInput(google.protobuf.message.Message):
         inputs_json: collections.abc.Iterable[builtins.str] | None = ...,
         prompt_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "context",
-            b"context",
-            "inputs_json",
-            b"inputs_json",
-            "messages",
-            b"messages",
-            "parameters_json",
-            b"parameters_json",
-            "prompt",
-            b"prompt",
-            "prompt_token_ids",
-            b"prompt_token_ids",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context", b"context", "inputs_json", b"inputs_json", "messages", b"messages", "parameters_json", b"parameters_json", "prompt", b"prompt", "prompt_token_ids", b"prompt_token_ids"]) -> None: ...
 
 global___JobInput = JobInput
 
@@ -1176,9 +849,7 @@ class Requirements(google.protobuf.message.Message):
             key: builtins.str = ...,
             value: builtins.str = ...,
         ) -> None: ...
-        def ClearField(
-            self, field_name: typing.Literal["key", b"key", "value", b"value"]
-        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     MIN_MEMORY_MB_FIELD_NUMBER: builtins.int
     MIN_GPU_MEMORY_MB_FIELD_NUMBER: builtins.int
@@ -1196,17 +867,7 @@ class Requirements(google.protobuf.message.Message):
         min_gpu_memory_mb: builtins.int = ...,
         tags: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "min_gpu_memory_mb",
-            b"min_gpu_memory_mb",
-            "min_memory_mb",
-            b"min_memory_mb",
-            "tags",
-            b"tags",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["min_gpu_memory_mb", b"min_gpu_memory_mb", "min_memory_mb", b"min_memory_mb", "tags", b"tags"]) -> None: ...
 
 global___Requirements = Requirements
 
@@ -1224,11 +885,7 @@ class RetryConfig(google.protobuf.message.Message):
     @property
     def max_backoff(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
-    def retryable_codes(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[
-        global___ErrorCode.ValueType
-    ]:
+    def retryable_codes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ErrorCode.ValueType]:
         """Empty: the codes that are retryable by nature."""
 
     def __init__(
@@ -1239,25 +896,8 @@ class RetryConfig(google.protobuf.message.Message):
         max_backoff: google.protobuf.duration_pb2.Duration | None = ...,
         retryable_codes: collections.abc.Iterable[global___ErrorCode.ValueType] | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "initial_backoff", b"initial_backoff", "max_backoff", b"max_backoff"
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "initial_backoff",
-            b"initial_backoff",
-            "max_backoff",
-            b"max_backoff",
-            "max_retries",
-            b"max_retries",
-            "retryable_codes",
-            b"retryable_codes",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["initial_backoff", b"initial_backoff", "max_backoff", b"max_backoff"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["initial_backoff", b"initial_backoff", "max_backoff", b"max_backoff", "max_retries", b"max_retries", "retryable_codes", b"retryable_codes"]) -> None: ...
 
 global___RetryConfig = RetryConfig
 
@@ -1312,50 +952,8 @@ class JobSpec(google.protobuf.message.Message):
         idempotency_key: builtins.str = ...,
         trace: builtins.str = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "input",
-            b"input",
-            "model",
-            b"model",
-            "requirements",
-            b"requirements",
-            "retry_config",
-            b"retry_config",
-            "submitted_at",
-            b"submitted_at",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "idempotency_key",
-            b"idempotency_key",
-            "input",
-            b"input",
-            "job_id",
-            b"job_id",
-            "job_type",
-            b"job_type",
-            "metadata_json",
-            b"metadata_json",
-            "model",
-            b"model",
-            "priority",
-            b"priority",
-            "requirements",
-            b"requirements",
-            "retry_config",
-            b"retry_config",
-            "submitted_at",
-            b"submitted_at",
-            "timeout_seconds",
-            b"timeout_seconds",
-            "trace",
-            b"trace",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "model", b"model", "requirements", b"requirements", "retry_config", b"retry_config", "submitted_at", b"submitted_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "job_id", b"job_id", "job_type", b"job_type", "metadata_json", b"metadata_json", "model", b"model", "priority", b"priority", "requirements", b"requirements", "retry_config", b"retry_config", "submitted_at", b"submitted_at", "timeout_seconds", b"timeout_seconds", "trace", b"trace"]) -> None: ...
 
 global___JobSpec = JobSpec
 
@@ -1370,13 +968,9 @@ class ResumeState(google.protobuf.message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     text: builtins.str
     @property
-    def token_ids(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
-    def rows(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RowResult]:
+    def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RowResult]:
         """Rows of a batch or an evaluation that earlier attempts finished; they are not run again."""
 
     def __init__(
@@ -1386,10 +980,7 @@ class ResumeState(google.protobuf.message.Message):
         text: builtins.str = ...,
         rows: collections.abc.Iterable[global___RowResult] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal["rows", b"rows", "text", b"text", "token_ids", b"token_ids"],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["rows", b"rows", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 global___ResumeState = ResumeState
 
@@ -1411,9 +1002,7 @@ class RowResult(google.protobuf.message.Message):
         index: builtins.int = ...,
         result_json: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["index", b"index", "result_json", b"result_json"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "result_json", b"result_json"]) -> None: ...
 
 global___RowResult = RowResult
 
@@ -1452,43 +1041,9 @@ class LeasedJob(google.protobuf.message.Message):
         time_left: google.protobuf.duration_pb2.Duration | None = ...,
         engine_crashes: builtins.int = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_resume",
-            b"_resume",
-            "job",
-            b"job",
-            "lease",
-            b"lease",
-            "resume",
-            b"resume",
-            "time_left",
-            b"time_left",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_resume",
-            b"_resume",
-            "attempt",
-            b"attempt",
-            "engine_crashes",
-            b"engine_crashes",
-            "job",
-            b"job",
-            "lease",
-            b"lease",
-            "resume",
-            b"resume",
-            "time_left",
-            b"time_left",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_resume", b"_resume"]
-    ) -> typing.Literal["resume"] | None: ...
+    def HasField(self, field_name: typing.Literal["_resume", b"_resume", "job", b"job", "lease", b"lease", "resume", b"resume", "time_left", b"time_left"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_resume", b"_resume", "attempt", b"attempt", "engine_crashes", b"engine_crashes", "job", b"job", "lease", b"lease", "resume", b"resume", "time_left", b"time_left"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_resume", b"_resume"]) -> typing.Literal["resume"] | None: ...
 
 global___LeasedJob = LeasedJob
 
@@ -1514,11 +1069,7 @@ class AcquireJobRequest(google.protobuf.message.Message):
     @property
     def wait(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
-    def models(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LoadedModel
-    ]: ...
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LoadedModel]: ...
     def __init__(
         self,
         *,
@@ -1532,27 +1083,7 @@ class AcquireJobRequest(google.protobuf.message.Message):
         instance_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wait", b"wait"]) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "gpu_memory_available_mb",
-            b"gpu_memory_available_mb",
-            "instance_id",
-            b"instance_id",
-            "max_jobs",
-            b"max_jobs",
-            "memory_available_mb",
-            b"memory_available_mb",
-            "models",
-            b"models",
-            "request_id",
-            b"request_id",
-            "wait",
-            b"wait",
-            "worker_id",
-            b"worker_id",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gpu_memory_available_mb", b"gpu_memory_available_mb", "instance_id", b"instance_id", "max_jobs", b"max_jobs", "memory_available_mb", b"memory_available_mb", "models", b"models", "request_id", b"request_id", "wait", b"wait", "worker_id", b"worker_id"]) -> None: ...
 
 global___AcquireJobRequest = AcquireJobRequest
 
@@ -1562,11 +1093,7 @@ class AcquireJobResponse(google.protobuf.message.Message):
 
     JOBS_FIELD_NUMBER: builtins.int
     @property
-    def jobs(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LeasedJob
-    ]: ...
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeasedJob]: ...
     def __init__(
         self,
         *,
@@ -1584,20 +1111,14 @@ class RenewLeasesRequest(google.protobuf.message.Message):
     JOBS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     @property
-    def jobs(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___AttemptRef
-    ]: ...
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttemptRef]: ...
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         jobs: collections.abc.Iterable[global___AttemptRef] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["jobs", b"jobs", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["jobs", b"jobs", "worker_id", b"worker_id"]) -> None: ...
 
 global___RenewLeasesRequest = RenewLeasesRequest
 
@@ -1618,12 +1139,7 @@ class LeaseVerdict(google.protobuf.message.Message):
         attempt: builtins.int = ...,
         verdict: global___Verdict.ValueType = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "attempt", b"attempt", "job_id", b"job_id", "verdict", b"verdict"
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "job_id", b"job_id", "verdict", b"verdict"]) -> None: ...
 
 global___LeaseVerdict = LeaseVerdict
 
@@ -1634,11 +1150,7 @@ class RenewLeasesResponse(google.protobuf.message.Message):
     VERDICTS_FIELD_NUMBER: builtins.int
     LEASE_FIELD_NUMBER: builtins.int
     @property
-    def verdicts(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LeaseVerdict
-    ]: ...
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeaseVerdict]: ...
     @property
     def lease(self) -> google.protobuf.duration_pb2.Duration: ...
     def __init__(
@@ -1648,9 +1160,7 @@ class RenewLeasesResponse(google.protobuf.message.Message):
         lease: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
-    def ClearField(
-        self, field_name: typing.Literal["lease", b"lease", "verdicts", b"verdicts"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease", b"lease", "verdicts", b"verdicts"]) -> None: ...
 
 global___RenewLeasesResponse = RenewLeasesResponse
 
@@ -1668,9 +1178,7 @@ class LoadProgress(google.protobuf.message.Message):
         bytes_done: builtins.int = ...,
         bytes_total: builtins.int = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total"]) -> None: ...
 
 global___LoadProgress = LoadProgress
 
@@ -1698,32 +1206,9 @@ class StatusUpdate(google.protobuf.message.Message):
         message: builtins.str = ...,
         load_progress: global___LoadProgress | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_load_progress", b"_load_progress", "load_progress", b"load_progress"
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_load_progress",
-            b"_load_progress",
-            "attempt",
-            b"attempt",
-            "job_id",
-            b"job_id",
-            "load_progress",
-            b"load_progress",
-            "message",
-            b"message",
-            "status",
-            b"status",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_load_progress", b"_load_progress"]
-    ) -> typing.Literal["load_progress"] | None: ...
+    def HasField(self, field_name: typing.Literal["_load_progress", b"_load_progress", "load_progress", b"load_progress"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_load_progress", b"_load_progress", "attempt", b"attempt", "job_id", b"job_id", "load_progress", b"load_progress", "message", b"message", "status", b"status"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_load_progress", b"_load_progress"]) -> typing.Literal["load_progress"] | None: ...
 
 global___StatusUpdate = StatusUpdate
 
@@ -1735,20 +1220,14 @@ class UpdateJobStatusRequest(google.protobuf.message.Message):
     UPDATES_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     @property
-    def updates(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___StatusUpdate
-    ]: ...
+    def updates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StatusUpdate]: ...
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         updates: collections.abc.Iterable[global___StatusUpdate] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["updates", b"updates", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["updates", b"updates", "worker_id", b"worker_id"]) -> None: ...
 
 global___UpdateJobStatusRequest = UpdateJobStatusRequest
 
@@ -1758,11 +1237,7 @@ class UpdateJobStatusResponse(google.protobuf.message.Message):
 
     VERDICTS_FIELD_NUMBER: builtins.int
     @property
-    def verdicts(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LeaseVerdict
-    ]: ...
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeaseVerdict]: ...
     def __init__(
         self,
         *,
@@ -1795,9 +1270,7 @@ class StreamChunk(google.protobuf.message.Message):
     @property
     def timestamp(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
-    def token_ids(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def row(self) -> global___RowResult:
         """Instead of text: a row that has ended. It is kept for the next attempt, whoever reads along."""
@@ -1815,37 +1288,9 @@ class StreamChunk(google.protobuf.message.Message):
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         row: global___RowResult | None = ...,
     ) -> None: ...
-    def HasField(
-        self, field_name: typing.Literal["_row", b"_row", "row", b"row", "timestamp", b"timestamp"]
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_row",
-            b"_row",
-            "attempt",
-            b"attempt",
-            "content",
-            b"content",
-            "is_final",
-            b"is_final",
-            "job_id",
-            b"job_id",
-            "metadata_json",
-            b"metadata_json",
-            "row",
-            b"row",
-            "sequence",
-            b"sequence",
-            "timestamp",
-            b"timestamp",
-            "token_ids",
-            b"token_ids",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_row", b"_row"]
-    ) -> typing.Literal["row"] | None: ...
+    def HasField(self, field_name: typing.Literal["_row", b"_row", "row", b"row", "timestamp", b"timestamp"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_row", b"_row", "attempt", b"attempt", "content", b"content", "is_final", b"is_final", "job_id", b"job_id", "metadata_json", b"metadata_json", "row", b"row", "sequence", b"sequence", "timestamp", b"timestamp", "token_ids", b"token_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_row", b"_row"]) -> typing.Literal["row"] | None: ...
 
 global___StreamChunk = StreamChunk
 
@@ -1857,20 +1302,14 @@ class StreamResultRequest(google.protobuf.message.Message):
     CHUNKS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     @property
-    def chunks(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___StreamChunk
-    ]: ...
+    def chunks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StreamChunk]: ...
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         chunks: collections.abc.Iterable[global___StreamChunk] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["chunks", b"chunks", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunks", b"chunks", "worker_id", b"worker_id"]) -> None: ...
 
 global___StreamResultRequest = StreamResultRequest
 
@@ -1895,19 +1334,7 @@ class StreamAck(google.protobuf.message.Message):
         next_sequence: builtins.int = ...,
         verdict: global___Verdict.ValueType = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "attempt",
-            b"attempt",
-            "job_id",
-            b"job_id",
-            "next_sequence",
-            b"next_sequence",
-            "verdict",
-            b"verdict",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "job_id", b"job_id", "next_sequence", b"next_sequence", "verdict", b"verdict"]) -> None: ...
 
 global___StreamAck = StreamAck
 
@@ -1917,11 +1344,7 @@ class StreamResultResponse(google.protobuf.message.Message):
 
     ACKS_FIELD_NUMBER: builtins.int
     @property
-    def acks(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___StreamAck
-    ]: ...
+    def acks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StreamAck]: ...
     def __init__(
         self,
         *,
@@ -1948,10 +1371,7 @@ class ResultReference(google.protobuf.message.Message):
         size_bytes: builtins.int = ...,
         sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]) -> None: ...
 
 global___ResultReference = ResultReference
 
@@ -1978,30 +1398,9 @@ class JobOutput(google.protobuf.message.Message):
         metrics_json: builtins.str = ...,
         result_reference: global___ResultReference | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_result_reference", b"_result_reference", "result_reference", b"result_reference"
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_result_reference",
-            b"_result_reference",
-            "metadata_json",
-            b"metadata_json",
-            "metrics_json",
-            b"metrics_json",
-            "result_json",
-            b"result_json",
-            "result_reference",
-            b"result_reference",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_result_reference", b"_result_reference"]
-    ) -> typing.Literal["result_reference"] | None: ...
+    def HasField(self, field_name: typing.Literal["_result_reference", b"_result_reference", "result_reference", b"result_reference"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_result_reference", b"_result_reference", "metadata_json", b"metadata_json", "metrics_json", b"metrics_json", "result_json", b"result_json", "result_reference", b"result_reference"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_result_reference", b"_result_reference"]) -> typing.Literal["result_reference"] | None: ...
 
 global___JobOutput = JobOutput
 
@@ -2026,19 +1425,7 @@ class ErrorDetails(google.protobuf.message.Message):
         details_json: builtins.str = ...,
         engine_jobs: builtins.int = ...,
     ) -> None: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "code",
-            b"code",
-            "details_json",
-            b"details_json",
-            "engine_jobs",
-            b"engine_jobs",
-            "retryable",
-            b"retryable",
-        ],
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "details_json", b"details_json", "engine_jobs", b"engine_jobs", "retryable", b"retryable"]) -> None: ...
 
 global___ErrorDetails = ErrorDetails
 
@@ -2084,58 +1471,12 @@ class JobResult(google.protobuf.message.Message):
         completed_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         duration_seconds: builtins.float = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_error_details",
-            b"_error_details",
-            "_output",
-            b"_output",
-            "completed_at",
-            b"completed_at",
-            "error_details",
-            b"error_details",
-            "output",
-            b"output",
-            "started_at",
-            b"started_at",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_error_details",
-            b"_error_details",
-            "_output",
-            b"_output",
-            "attempt",
-            b"attempt",
-            "completed_at",
-            b"completed_at",
-            "duration_seconds",
-            b"duration_seconds",
-            "error",
-            b"error",
-            "error_details",
-            b"error_details",
-            "job_id",
-            b"job_id",
-            "output",
-            b"output",
-            "started_at",
-            b"started_at",
-            "status",
-            b"status",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_error_details", b"_error_details", "_output", b"_output", "completed_at", b"completed_at", "error_details", b"error_details", "output", b"output", "started_at", b"started_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_error_details", b"_error_details", "_output", b"_output", "attempt", b"attempt", "completed_at", b"completed_at", "duration_seconds", b"duration_seconds", "error", b"error", "error_details", b"error_details", "job_id", b"job_id", "output", b"output", "started_at", b"started_at", "status", b"status"]) -> None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_error_details", b"_error_details"]
-    ) -> typing.Literal["error_details"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_error_details", b"_error_details"]) -> typing.Literal["error_details"] | None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_output", b"_output"]
-    ) -> typing.Literal["output"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_output", b"_output"]) -> typing.Literal["output"] | None: ...
 
 global___JobResult = JobResult
 
@@ -2147,20 +1488,14 @@ class ReportResultRequest(google.protobuf.message.Message):
     RESULTS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     @property
-    def results(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___JobResult
-    ]: ...
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___JobResult]: ...
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         results: collections.abc.Iterable[global___JobResult] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["results", b"results", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results", "worker_id", b"worker_id"]) -> None: ...
 
 global___ReportResultRequest = ReportResultRequest
 
@@ -2170,11 +1505,7 @@ class ReportResultResponse(google.protobuf.message.Message):
 
     VERDICTS_FIELD_NUMBER: builtins.int
     @property
-    def verdicts(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LeaseVerdict
-    ]: ...
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeaseVerdict]: ...
     def __init__(
         self,
         *,
@@ -2213,46 +1544,12 @@ class ReleasedJob(google.protobuf.message.Message):
         progress: global___ResumeState | None = ...,
         needs: global___Requirements | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "_needs",
-            b"_needs",
-            "_progress",
-            b"_progress",
-            "needs",
-            b"needs",
-            "progress",
-            b"progress",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "_needs",
-            b"_needs",
-            "_progress",
-            b"_progress",
-            "attempt",
-            b"attempt",
-            "job_id",
-            b"job_id",
-            "needs",
-            b"needs",
-            "progress",
-            b"progress",
-            "reason",
-            b"reason",
-        ],
-    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_needs", b"_needs", "_progress", b"_progress", "needs", b"needs", "progress", b"progress"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_needs", b"_needs", "_progress", b"_progress", "attempt", b"attempt", "job_id", b"job_id", "needs", b"needs", "progress", b"progress", "reason", b"reason"]) -> None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_needs", b"_needs"]
-    ) -> typing.Literal["needs"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_needs", b"_needs"]) -> typing.Literal["needs"] | None: ...
     @typing.overload
-    def WhichOneof(
-        self, oneof_group: typing.Literal["_progress", b"_progress"]
-    ) -> typing.Literal["progress"] | None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_progress", b"_progress"]) -> typing.Literal["progress"] | None: ...
 
 global___ReleasedJob = ReleasedJob
 
@@ -2264,20 +1561,14 @@ class ReleaseJobsRequest(google.protobuf.message.Message):
     JOBS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     @property
-    def jobs(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___ReleasedJob
-    ]: ...
+    def jobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReleasedJob]: ...
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         jobs: collections.abc.Iterable[global___ReleasedJob] | None = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["jobs", b"jobs", "worker_id", b"worker_id"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["jobs", b"jobs", "worker_id", b"worker_id"]) -> None: ...
 
 global___ReleaseJobsRequest = ReleaseJobsRequest
 
@@ -2287,11 +1578,7 @@ class ReleaseJobsResponse(google.protobuf.message.Message):
 
     VERDICTS_FIELD_NUMBER: builtins.int
     @property
-    def verdicts(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[
-        global___LeaseVerdict
-    ]: ...
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeaseVerdict]: ...
     def __init__(
         self,
         *,
@@ -2350,58 +1637,9 @@ class WorkCall(google.protobuf.message.Message):
         withdraw: builtins.int = ...,
         confirm: builtins.int = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "acquire",
-            b"acquire",
-            "call",
-            b"call",
-            "confirm",
-            b"confirm",
-            "release",
-            b"release",
-            "renew",
-            b"renew",
-            "report",
-            b"report",
-            "update_status",
-            b"update_status",
-            "withdraw",
-            b"withdraw",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "acquire",
-            b"acquire",
-            "call",
-            b"call",
-            "confirm",
-            b"confirm",
-            "number",
-            b"number",
-            "release",
-            b"release",
-            "renew",
-            b"renew",
-            "report",
-            b"report",
-            "update_status",
-            b"update_status",
-            "withdraw",
-            b"withdraw",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["call", b"call"]
-    ) -> (
-        typing.Literal[
-            "acquire", "renew", "update_status", "report", "release", "withdraw", "confirm"
-        ]
-        | None
-    ): ...
+    def HasField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "confirm", b"confirm", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquire", b"acquire", "call", b"call", "confirm", b"confirm", "number", b"number", "release", b"release", "renew", b"renew", "report", b"report", "update_status", b"update_status", "withdraw", b"withdraw"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["call", b"call"]) -> typing.Literal["acquire", "renew", "update_status", "report", "release", "withdraw", "confirm"] | None: ...
 
 global___WorkCall = WorkCall
 
@@ -2411,9 +1649,7 @@ class WorkRequest(google.protobuf.message.Message):
 
     CALLS_FIELD_NUMBER: builtins.int
     @property
-    def calls(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkCall]: ...
+    def calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkCall]: ...
     def __init__(
         self,
         *,
@@ -2440,9 +1676,7 @@ class WorkRefusal(google.protobuf.message.Message):
         status: builtins.int = ...,
         details: builtins.str = ...,
     ) -> None: ...
-    def ClearField(
-        self, field_name: typing.Literal["details", b"details", "status", b"status"]
-    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["details", b"details", "status", b"status"]) -> None: ...
 
 global___WorkRefusal = WorkRefusal
 
@@ -2487,58 +1721,9 @@ class WorkAnswer(google.protobuf.message.Message):
         refusal: global___WorkRefusal | None = ...,
         confirmed: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(
-        self,
-        field_name: typing.Literal[
-            "acquired",
-            b"acquired",
-            "answer",
-            b"answer",
-            "confirmed",
-            b"confirmed",
-            "refusal",
-            b"refusal",
-            "released",
-            b"released",
-            "renewed",
-            b"renewed",
-            "reported",
-            b"reported",
-            "status_updated",
-            b"status_updated",
-        ],
-    ) -> builtins.bool: ...
-    def ClearField(
-        self,
-        field_name: typing.Literal[
-            "acquired",
-            b"acquired",
-            "answer",
-            b"answer",
-            "confirmed",
-            b"confirmed",
-            "number",
-            b"number",
-            "refusal",
-            b"refusal",
-            "released",
-            b"released",
-            "renewed",
-            b"renewed",
-            "reported",
-            b"reported",
-            "status_updated",
-            b"status_updated",
-        ],
-    ) -> None: ...
-    def WhichOneof(
-        self, oneof_group: typing.Literal["answer", b"answer"]
-    ) -> (
-        typing.Literal[
-            "acquired", "renewed", "status_updated", "reported", "released", "refusal", "confirmed"
-        ]
-        | None
-    ): ...
+    def HasField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "confirmed", b"confirmed", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acquired", b"acquired", "answer", b"answer", "confirmed", b"confirmed", "number", b"number", "refusal", b"refusal", "released", b"released", "renewed", b"renewed", "reported", b"reported", "status_updated", b"status_updated"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["answer", b"answer"]) -> typing.Literal["acquired", "renewed", "status_updated", "reported", "released", "refusal", "confirmed"] | None: ...
 
 global___WorkAnswer = WorkAnswer
 
@@ -2548,9 +1733,7 @@ class WorkResponse(google.protobuf.message.Message):
 
     ANSWERS_FIELD_NUMBER: builtins.int
     @property
-    def answers(
-        self,
-    ) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkAnswer]:
+    def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WorkAnswer]:
         """As soon as they are ready. Empty in the first message, which only says that the stream is open."""
 
     def __init__(
