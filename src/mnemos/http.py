@@ -15,7 +15,8 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 import uvicorn
@@ -142,7 +143,8 @@ def install_error_handling(
 ) -> None:
     """Give `app` the common error body, request ids and the body limit.
 
-    `larger_bodies` are paths whose bodies may have so many bytes.
+    `larger_bodies` are paths whose bodies may have so many bytes; one that ends with a slash
+    means all below it.
     """
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
@@ -225,7 +227,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.larger_bodies.get(scope["path"], self.max_bytes)
+        limit = self._limit_of(scope["path"])
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced) > limit:
             await self._drain(receive)
@@ -245,6 +247,14 @@ class BodyLimitMiddleware:
             return message
 
         await self.app(scope, receive_counted, send)
+
+    def _limit_of(self, path: str) -> int:
+        limit = self.larger_bodies.get(path)
+        if limit is not None:
+            return limit
+        folders = [folder for folder in self.larger_bodies if folder.endswith("/")]
+        above = (self.larger_bodies[folder] for folder in folders if path.startswith(folder))
+        return next(above, self.max_bytes)
 
     async def _drain(self, receive: Receive) -> None:
         """Let a client that sends first and reads later still see its answer."""
@@ -290,6 +300,13 @@ def bind_socket(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
+class Certificate(NamedTuple):
+    """Files in PEM: the certificate with its chain, and its private key."""
+
+    chain: Path
+    key: Path
+
+
 class HttpServer:
     """Serves one ASGI app inside the caller's event loop, without touching signals.
 
@@ -306,6 +323,7 @@ class HttpServer:
         *,
         setting: str,
         grace_seconds: float = 5.0,
+        certificate: Certificate | None = None,
     ) -> None:
         self._host = host
         self._wanted_port = port
@@ -319,6 +337,8 @@ class HttpServer:
             ws="none",
             server_header=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
+            ssl_certfile=certificate.chain if certificate else None,
+            ssl_keyfile=certificate.key if certificate else None,
         )
         self._server = _EmbeddedServer(config)
 

@@ -108,9 +108,10 @@ class GenomeCatalog:
     for a while. An async context manager; its timeouts are short because a submitter waits.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 3.0, token: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx2.AsyncClient(timeout=timeout_seconds)
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._client = httpx2.AsyncClient(timeout=timeout_seconds, headers=headers)
         self._away_until = 0.0
         self._known: dict[_Name, _Known] = {}
         self._asking: set[_Name] = set()

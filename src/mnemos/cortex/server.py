@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
+from pydantic import SecretStr
 
+from mnemos.bearer import hash_of
 from mnemos.engram.errors import InvalidKeyError
 from mnemos.engram.store import ObjectStore
-from mnemos.http import HttpServer
+from mnemos.http import Certificate, HttpServer
 
 from .api.app import create_app
 from .api.context import ApiContext, BatchParts
@@ -20,10 +22,14 @@ from .batches.driver import BatchDriver
 from .batches.objects import FileObjects
 from .big_results import ResultObjects
 from .clock import Clock
-from .errors import StartError
+from .errors import StartError, StorageUnavailableError
 from .genome_lookup import GenomeCatalog
 from .grpc.server import GrpcServer
 from .grpc.service import CortexService
+from .grpc.tokens import WorkerTokens
+from .keys.directory import AuthPolicy, KeyDirectory
+from .keys.quotas import Quotas
+from .keys.records import ApiKey
 from .notifier import LocalNotifier
 from .openai.abandoned import Abandoned
 from .reaper import DelayedJobPromoter, LeaseReaper
@@ -32,6 +38,7 @@ from .settings import CortexSettings
 from .sql.choice import open_store
 from .suspicion import Suspector
 from .telemetry import CortexMetrics
+from .tls import tls_of
 
 GRPC_GRACE_SECONDS = 1.0
 """Workers keep their streams open, so that this is waited for; a call takes milliseconds."""
@@ -63,13 +70,23 @@ class CortexServer:
             seconds=settings.suspicion_seconds,
             expire_in=self.reaper.expire_in,
         )
+        self.keys = KeyDirectory(
+            self.store.keys, self.notifier, _policy(settings), self._keys_changed
+        )
+        self.quotas = Quotas(self.keys.get, self.store.waiting_of, self.store.keys.tokens_spent)
+        self._tls = tls_of(settings)
         self.http_port = 0
         self.grpc_port = 0
 
     @property
+    def _http_certificate(self) -> Certificate | None:
+        return self._tls.certificate if self._tls and self._settings.http_tls else None
+
+    @property
     def http_url(self) -> str:
         """Where the HTTP API answers."""
-        return f"http://{_bracketed(self._settings.http_host)}:{self.http_port}"
+        scheme = "https" if self._http_certificate else "http"
+        return f"{scheme}://{_bracketed(self._settings.http_host)}:{self.http_port}"
 
     @property
     def grpc_address(self) -> str:
@@ -94,18 +111,27 @@ class CortexServer:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        for host in settings.exposed_hosts:
-            _log.warning("cortex.exposed", host=host, missing="TLS and tokens")
         await stack.enter_async_context(self.store)
+        await self._check_access()
         catalog = None
         if settings.genome_url:
-            catalog = await stack.enter_async_context(GenomeCatalog(settings.genome_url))
+            catalog = await stack.enter_async_context(
+                GenomeCatalog(settings.genome_url, token=_text(settings.genome_token))
+            )
         engram = _engram(settings)
         results = ResultObjects(engram, settings.result_bucket) if engram else None
         batches = BatchParts(self.store.batches, FileObjects(engram)) if engram else None
         abandoned = Abandoned(self.store)
         context = ApiContext(
-            self.store, self.notifier, self.metrics, abandoned, catalog, results, batches
+            self.store,
+            self.notifier,
+            self.metrics,
+            abandoned,
+            catalog,
+            results,
+            batches,
+            keys=self.keys,
+            quotas=self.quotas,
         )
         stack.push_async_callback(context.inputs.close)
         app = create_app(context)
@@ -115,6 +141,7 @@ class CortexServer:
             settings.http_port,
             setting="CORTEX_HTTP_PORT",
             grace_seconds=settings.shutdown_grace_seconds,
+            certificate=self._http_certificate,
         )
         self.http_port = http.bind()
         stack.callback(http.close)
@@ -126,7 +153,12 @@ class CortexServer:
             sole=settings.database_url is None,
         )
         grpc = GrpcServer(
-            service, settings.grpc_host, settings.grpc_port, setting="CORTEX_GRPC_PORT"
+            service,
+            settings.grpc_host,
+            settings.grpc_port,
+            setting="CORTEX_GRPC_PORT",
+            tokens=self._worker_tokens(),
+            tls=self._tls,
         )
         stack.push_async_callback(grpc.stop, 0)
         self.grpc_port = grpc.bind()
@@ -144,6 +176,8 @@ class CortexServer:
         )
         tasks.start(pruner.run(), "cortex-pruner")
         tasks.start(abandoned.run(), "cortex-abandoned-jobs")
+        tasks.start(self.keys.run(), "cortex-keys")
+        tasks.start(self.quotas.run(), "cortex-quotas")
         if batches is not None:
             driver = BatchDriver(context, batches.store, batches.files)
             tasks.start(driver.run(), "cortex-batches")
@@ -155,6 +189,57 @@ class CortexServer:
         stack.callback(self.notifier.close)
         stack.callback(self.suspector.close)
         await http.wait_ready()
+
+    async def _check_access(self) -> None:
+        """Raises StartError where others could come in without a key."""
+        settings = self._settings
+        try:
+            await self.keys.read()
+        except StorageUnavailableError as error:
+            raise StartError(f"The API keys cannot be read: {error.message}") from error
+        if settings.auth == "off":
+            _log.warning("cortex.keys_off", setting="CORTEX_AUTH", exposed=settings.exposed_hosts)
+            return
+        known = settings.admin_key is not None or self.keys.exist
+        if settings.http_exposed and not known:
+            raise StartError(
+                f"CORTEX_HTTP_HOST={settings.http_host} lets other machines in, which takes API "
+                "keys: set CORTEX_ADMIN_KEY, or say CORTEX_AUTH=off."
+            )
+        if (
+            settings.grpc_exposed
+            and settings.workers_need_tokens
+            and not (known or settings.worker_token)
+        ):
+            raise StartError(
+                f"CORTEX_GRPC_HOST={settings.grpc_host} lets other machines in, which takes a "
+                "token: set CORTEX_WORKER_TOKEN, or say CORTEX_AUTH=off."
+            )
+        if settings.exposed_hosts and self._tls is None:
+            _log.warning("cortex.not_encrypted", hosts=settings.exposed_hosts)
+
+    def _worker_tokens(self) -> WorkerTokens | None:
+        settings = self._settings
+        if not settings.workers_need_tokens:
+            return None
+        return WorkerTokens(_text(settings.worker_token), self.keys)
+
+    def _keys_changed(self, keys: Mapping[str, ApiKey]) -> None:
+        """Let claims be shared as the keys' weights say."""
+        self.store.shares.set_weights({key_id: key.weight for key_id, key in keys.items()})
+
+
+def _policy(settings: CortexSettings) -> AuthPolicy:
+    admin = _text(settings.admin_key)
+    return AuthPolicy(
+        always=settings.auth == "required" or admin is not None or settings.http_exposed,
+        off=settings.auth == "off",
+        admin_hash=None if admin is None else hash_of(admin),
+    )
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _engram(settings: CortexSettings) -> ObjectStore | None:

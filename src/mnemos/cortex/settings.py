@@ -11,6 +11,8 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mnemos.bearer import SHORTEST_SECRET
+
 from .big_results import DEFAULT_BUCKET
 from .state_machine import MAX_LOST_WORKERS
 
@@ -41,6 +43,21 @@ class CortexSettings(BaseSettings):
     engram_access_key: str | None = None
     engram_secret_key: SecretStr | None = None
     result_bucket: str = DEFAULT_BUCKET
+    auth: Literal["auto", "required", "off"] = "auto"
+    """Whether requests need an API key; auto: once there is one, and always beyond loopback."""
+    admin_key: SecretStr | None = None
+    """A key that may do everything, besides those that CORTEX keeps."""
+    worker_token: SecretStr | None = None
+    """What workers show; beyond loopback they show this, or a key with the scope `worker`."""
+    genome_token: SecretStr | None = None
+    """What GENOME asks for (GENOME_TOKEN)."""
+    tls_cert: Path | None = None
+    """A certificate with its chain (PEM): both ports then speak TLS."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """Whose certificates workers must show (PEM)."""
+    http_tls: bool = True
+    """False: HTTP stays plain, behind a proxy that speaks TLS."""
     lease_seconds: float = Field(default=15.0, ge=0.2, le=3600)
     suspect_seconds: float | None = Field(default=None, ge=0, le=3600)
     """How long a worker whose stream broke has to renew; 0: a lease; None: a fifth, 1 to 3 s."""
@@ -74,6 +91,15 @@ class CortexSettings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return url
 
+    @field_validator("admin_key", "worker_token", "genome_token")
+    @classmethod
+    def _is_no_guess(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None or not secret.get_secret_value():
+            return None
+        if len(secret.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"must have at least {SHORTEST_SECRET} characters")
+        return secret
+
     @property
     def suspicion_seconds(self) -> float:
         """How long a worker whose stream broke has to renew; 0 where none is suspected."""
@@ -85,6 +111,23 @@ class CortexSettings(BaseSettings):
     def exposed_hosts(self) -> list[str]:
         """The addresses listened on that other machines may reach."""
         return [host for host in (self.http_host, self.grpc_host) if not _is_loopback(host)]
+
+    @property
+    def workers_need_tokens(self) -> bool:
+        """Whether calls of workers need a token; a certificate that is asked for does, too."""
+        if self.worker_token is not None or self.auth == "off":
+            return self.worker_token is not None
+        return self.auth == "required" or (self.grpc_exposed and self.tls_client_ca is None)
+
+    @property
+    def http_exposed(self) -> bool:
+        """Whether other machines may reach the HTTP port."""
+        return not _is_loopback(self.http_host)
+
+    @property
+    def grpc_exposed(self) -> bool:
+        """Whether other machines may reach the gRPC port."""
+        return not _is_loopback(self.grpc_host)
 
 
 def unknown_settings(environment: Mapping[str, str]) -> list[str]:

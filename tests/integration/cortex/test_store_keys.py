@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from mnemos.bearer import hash_of
 from mnemos.cortex.errors import ConflictError
 from mnemos.cortex.ids import new_id
 from mnemos.cortex.keys.records import ApiKey
-from mnemos.cortex.keys.secret import hash_of, new_secret
+from mnemos.cortex.keys.secret import new_secret
 from mnemos.cortex.store import Store
 
 

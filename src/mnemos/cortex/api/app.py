@@ -16,9 +16,10 @@ from ..errors import (
     StorageUnavailableError,
     WorkerNotFoundError,
 )
+from ..keys.gate import Gate
 from ..openai.app import create_openai_app
 from ..openai.files import MAX_FILE_BYTES
-from . import events, groups, health, jobs, numbers, redrive, results, workers
+from . import events, groups, health, jobs, keys, numbers, redrive, results, workers
 from .context import ApiContext
 from .quick_submit import QuickSubmit
 
@@ -48,8 +49,9 @@ def create_app(context: ApiContext) -> FastAPI:
     app.state.context = context
     app.add_exception_handler(CortexError, _answer_cortex_error)
     app.add_middleware(QuickSubmit, context=context)
+    app.add_middleware(Gate, keys=context.keys, limits=context.quotas.headers)
     install_error_handling(app, larger_bodies={"/v1/files": MAX_FILE_BYTES})
-    for part in (redrive, results, jobs, events, groups, workers, numbers):
+    for part in (redrive, results, jobs, events, groups, workers, numbers, keys):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount("/v1", create_openai_app(context))

@@ -210,11 +210,17 @@ class Stats(BaseModel):
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what a route says of its error answers."""
     words = {
+        401: "An API key is asked for",
+        403: "The API key lacks the scope",
         404: "There is no such thing",
         409: "It is in another state than this needs",
         410: "It is kept no longer",
         413: "The body is too large",
         422: "The body or a parameter is not valid",
+        429: "The API key's limits are reached",
         503: "Try again in a moment",
     }
-    return {status: {"model": ErrorBody, "description": words[status]} for status in statuses}
+    return {
+        status: {"model": ErrorBody, "description": words[status]}
+        for status in (401, 403, *statuses)
+    }

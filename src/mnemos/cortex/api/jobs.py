@@ -20,7 +20,7 @@ from . import documents
 from .context import ApiContext, Cortex
 from .cursors import read_cursor, write_cursor
 from .schemas import JobSubmit, Key
-from .submission import Preparation, parse_job
+from .submission import parse_job
 from .views import attempt_view, job_view, json_response
 from .waiting import waiting_for
 
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     status_code=201,
     summary="Submit a job",
     response_model=documents.Job,
-    responses={200: {"model": documents.Job}, **documents.errors(404, 409, 413, 422, 503)},
+    responses={200: {"model": documents.Job}, **documents.errors(404, 409, 413, 422, 429, 503)},
 )
 async def submit_job(
     job: JobSubmit,
@@ -43,12 +43,12 @@ async def submit_job(
     idempotency_key: Annotated[Key | None, Header()] = None,
 ) -> Response:
     """Answer once the job is durable: 201, or 200 with the job that the key gave before."""
-    return await answer_submitted(cortex, await _preparation(cortex).prepare(job, idempotency_key))
+    return await answer_submitted(cortex, await cortex.preparation.prepare(job, idempotency_key))
 
 
 async def answer_submitted(cortex: ApiContext, new: NewJob) -> Response:
     """Store a job and answer with it as it was stored, or as it is if it was there before."""
-    [stored] = await cortex.store.submit([new])
+    [stored] = await cortex.submit([new])
     if stored.conflict is not None:
         raise ApiError(409, "conflict", stored.conflict, "idempotency_key")
     if stored.submitted_at is not None:
@@ -60,7 +60,7 @@ async def answer_submitted(cortex: ApiContext, new: NewJob) -> Response:
     "/batch",
     summary="Submit many jobs at once",
     response_model=documents.BatchResults,
-    responses=documents.errors(413, 422, 503),
+    responses=documents.errors(413, 422, 429, 503),
 )
 async def submit_batch(
     jobs: Annotated[list[Any], Body(embed=True, max_length=MAX_BATCH)], cortex: Cortex
@@ -68,7 +68,7 @@ async def submit_batch(
     """Store every good job in one commit, and say of each bad one what is wrong with it."""
     results: list[dict[str, Any]] = [{"index": index} for index in range(len(jobs))]
     good: list[tuple[int, NewJob]] = []
-    preparation = _preparation(cortex)
+    preparation = cortex.preparation
     for index, body in enumerate(jobs):
         if index % JOBS_BETWEEN_PAUSES == 0:
             await asyncio.sleep(0)  # others are served between
@@ -76,7 +76,7 @@ async def submit_batch(
             good.append((index, await preparation.prepare(parse_job(body))))
         except ApiError as error:
             results[index]["error"] = _error_line(error)
-    stored = await cortex.store.submit([new for _, new in good])
+    stored = await cortex.submit([new for _, new in good])
     for (index, _), one in zip(good, stored, strict=True):
         results[index].update(_stored_line(one))
     return json_response({"results": results})
@@ -223,10 +223,6 @@ def _as_stored(new: NewJob, submitted_at: float) -> JobRecord:
 
 async def _job_answer(cortex: ApiContext, job_id: str, status: int = 200) -> Response:
     return json_response(job_view(await cortex.store.get_job(job_id)), status)
-
-
-def _preparation(cortex: ApiContext) -> Preparation:
-    return Preparation(cortex.catalog, cortex.store, cortex.inputs)
 
 
 def _seconds(moment: datetime | None) -> float | None:

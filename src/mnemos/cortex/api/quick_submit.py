@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mnemos.http import ApiError
 
 from ..errors import CortexError
+from ..principal import principal_of
 from ..records import NewJob
 from .context import ApiContext
 from .jobs import answer_submitted
 from .schemas import JobSubmit, Key
-from .submission import Preparation
 
 PATH = "/api/v1/jobs"
 _KEY: TypeAdapter[str] = TypeAdapter(Key)
@@ -49,21 +49,22 @@ class QuickSubmit:
         response = await self._answer(scope, new)
         await response(scope, receive, send)
 
+    def _context_of(self, scope: Scope) -> ApiContext:
+        return self._context.asked_by(principal_of(scope))
+
     async def _prepared(self, scope: Scope, messages: Iterable[Message]) -> NewJob | None:
         """The job that is asked for; None where anything is wrong with it."""
-        context = self._context
         try:
             key = _key_of(scope)
             body = json.loads(b"".join(message["body"] for message in messages))
             job = JobSubmit.model_validate(body)
-            preparation = Preparation(context.catalog, context.store, context.inputs)
-            return await preparation.prepare(job, key)
+            return await self._context_of(scope).preparation.prepare(job, key)
         except (ApiError, CortexError, ValidationError, LookupError, ValueError, RecursionError):
             return None
 
     async def _answer(self, scope: Scope, new: NewJob) -> Response:
         try:
-            return await answer_submitted(self._context, new)
+            return await answer_submitted(self._context_of(scope), new)
         except (ApiError, CortexError) as error:
             handlers: dict[Any, Any] = scope["app"].exception_handlers
             kinds = (kind for kind in type(error).__mro__ if kind in handlers)

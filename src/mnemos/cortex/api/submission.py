@@ -43,14 +43,26 @@ class WorkerList(Protocol):
 
 
 class Preparation:
-    """What jobs are checked against when they are submitted."""
+    """What jobs are checked against when they are submitted.
+
+    They become those of `key_id`, and so do the names that their submitter chose for them: two
+    keys' same names are two. Names of a batch's lines are CORTEX's own, and stay as they are.
+    """
 
     def __init__(
-        self, catalog: ModelCatalog | None, workers: WorkerList, inputs: InputChecker
+        self,
+        catalog: ModelCatalog | None,
+        workers: WorkerList,
+        inputs: InputChecker,
+        *,
+        key_id: str = "",
+        is_batch: bool = False,
     ) -> None:
         self._catalog = catalog
         self._workers = workers
         self._inputs = InputCheck(inputs)
+        self._key_id = key_id
+        self._is_batch = is_batch
 
     async def prepare(self, job: JobSubmit, key: str | None = None) -> NewJob:
         """Look the model up, and write the job as it is stored. Raises ApiError.
@@ -90,11 +102,16 @@ class Preparation:
             min_memory_mb=max(job.requirements.min_memory_mb, model.min_memory_mb),
             min_gpu_memory_mb=max(job.requirements.min_gpu_memory_mb, model.min_gpu_memory_mb),
             tags=job.requirements.tags,
-            group=job.group,
-            idempotency_key=key,
+            group=self._own(job.group),
+            idempotency_key=self._own(key),
             trace=job.trace,
             row_count=len(job.input.inputs or ()) if job.job_type in ROW_JOB_TYPES else 0,
+            key_id=self._key_id,
+            is_batch=self._is_batch,
         )
+
+    def _own(self, name: str | None) -> str | None:
+        return f"{self._key_id}:{name}" if name and self._key_id and not self._is_batch else name
 
     async def _check_offered(self, job_type: str) -> None:
         """Refuse jobs of a type that most likely nobody will ever run."""

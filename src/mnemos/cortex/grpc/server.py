@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import grpc
 import grpc.aio
 import structlog
 
 from mnemos.http import PortUnavailableError
 from mnemos.protocol.v1.cortex_pb2_grpc import add_CortexServiceServicer_to_server
 
+from ..tls import Tls
 from .service import CortexService
+from .tokens import WorkerTokens
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MIN_PING_INTERVAL_MS = 10_000
@@ -34,11 +37,22 @@ _log = structlog.get_logger(__name__)
 class GrpcServer:
     """One CortexService on one port, inside the caller's event loop."""
 
-    def __init__(self, service: CortexService, host: str, port: int, *, setting: str) -> None:
+    def __init__(
+        self,
+        service: CortexService,
+        host: str,
+        port: int,
+        *,
+        setting: str,
+        tokens: WorkerTokens | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        self._credentials = _credentials(tls)
         self._host = host
         self._wanted_port = port
         self._setting = setting
-        self._server = grpc.aio.server(options=_OPTIONS)
+        interceptors = None if tokens is None else [tokens]
+        self._server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
         add_CortexServiceServicer_to_server(service, self._server)
         self.port = 0
 
@@ -46,13 +60,18 @@ class GrpcServer:
         """Take the port and return it. Raises PortUnavailableError, in one sentence."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{self._wanted_port}")
+            self.port = self._add_port(f"{host}:{self._wanted_port}")
         except RuntimeError as error:
             raise PortUnavailableError(
                 f"Cannot listen on {self._host}:{self._wanted_port} (it is in use or not ours); "
                 f"set {self._setting} to another port."
             ) from error
         return self.port
+
+    def _add_port(self, address: str) -> int:
+        if self._credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self._credentials)
 
     async def start(self) -> None:
         """Answer calls on the port that was taken."""
@@ -61,3 +80,14 @@ class GrpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, give those that run the grace, then end them. Idempotent."""
         await self._server.stop(grace_seconds)
+
+
+def _credentials(tls: Tls | None) -> grpc.ServerCredentials | None:
+    if tls is None:
+        return None
+    certificate = tls.certificate
+    return grpc.ssl_server_credentials(
+        [(certificate.key.read_bytes(), certificate.chain.read_bytes())],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )

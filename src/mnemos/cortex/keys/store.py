@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from .records import ApiKey
@@ -31,3 +31,6 @@ class KeyStore(Protocol):
 
     async def remove_key(self, key_id: str, *, sole_admins: bool) -> bool:
         """Forget a key; return whether there was one. Its jobs stay, and stay its own."""
+
+    async def tokens_spent(self, job_ids: Collection[str]) -> Mapping[str, int | None]:
+        """Return what those jobs used that have ended or are gone; None where it is not known."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..keys.records import ApiKey
@@ -35,3 +35,7 @@ class SqlKeyStore:
     async def remove_key(self, key_id: str, *, sole_admins: bool) -> bool:
         """Forget a key; return whether there was one."""
         return await self._writer.run(lambda tx: keys.remove(tx, key_id, sole_admins))
+
+    async def tokens_spent(self, job_ids: Collection[str]) -> Mapping[str, int | None]:
+        """Return what those jobs used that have ended or are gone; None where it is not known."""
+        return await self._readers.run(lambda db: keys.tokens_spent(db, job_ids))

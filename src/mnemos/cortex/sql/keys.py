@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ from ..errors import ConflictError
 from ..keys.records import ApiKey
 from ..notifier import KEYS_TOPIC
 from ..principal import ADMIN
+from ..state_machine import TERMINAL
 from .engine import LOCK, Connection, Row, fields_of
+from .many import TEXT, Among
 from .transaction import Transaction
 
 _ADD = """
@@ -29,6 +32,14 @@ WHERE key_id = :key_id
 _REMOVE = "DELETE FROM api_keys WHERE key_id = :key_id"
 _LIST = "SELECT * FROM api_keys ORDER BY seq"
 _LOCKED = f"{_LIST} {LOCK}"
+_ENDS = Among(
+    """
+SELECT jobs.job_id, jobs.status, job_results.output_metadata
+FROM jobs LEFT JOIN job_results ON job_results.job_seq = jobs.seq WHERE jobs.job_id = ANY(:keys)
+""",
+    TEXT,
+)
+_TERMINAL = {state.value for state in TERMINAL}
 
 
 def add(tx: Transaction, key: ApiKey, sole_admins: bool) -> None:
@@ -74,6 +85,24 @@ def remove(tx: Transaction, key_id: str, sole_admins: bool) -> bool:
 def list_all(db: Connection) -> list[ApiKey]:
     """Return all keys, oldest first."""
     return [_key(row) for row in db.execute(_LIST, {})]
+
+
+def tokens_spent(db: Connection, job_ids: Collection[str]) -> dict[str, int | None]:
+    """Return what those jobs used that have ended or are gone; None where it is not known."""
+    spent: dict[str, int | None] = dict.fromkeys(job_ids)
+    for row in db.among(_ENDS, job_ids, {}):
+        if row["status"] not in _TERMINAL:
+            del spent[row["job_id"]]
+        elif row["output_metadata"] is not None:
+            spent[row["job_id"]] = _tokens(json.loads(row["output_metadata"]))
+        else:
+            spent[row["job_id"]] = 0
+    return spent
+
+
+def _tokens(metadata: Mapping[str, Any]) -> int | None:
+    drawn, prompt = metadata.get("tokens_generated"), metadata.get("prompt_tokens", 0)
+    return drawn + prompt if isinstance(drawn, int) and isinstance(prompt, int) else None
 
 
 _FIXED = ("secret_hash", "created_at")
