@@ -16,7 +16,7 @@ from mnemos.http import ApiError, unavailable
 from ..api.context import ApiContext
 from ..api.following import follow
 from ..api.results import whole_result
-from ..api.submission import Preparation, parse_job
+from ..api.submission import parse_job
 from ..records import JobRecord
 from ..state_machine import JobState
 from .errors import failure_of, refusal
@@ -97,13 +97,13 @@ async def read_answer(cortex: ApiContext, job: JobRecord) -> Answer:
 
 async def ask(cortex: ApiContext, jobs: Sequence[dict[str, Any]], key: str | None) -> Asked:
     """Store the jobs, all in one commit. Raises ApiError for what is wrong with any of them."""
-    preparation = Preparation(cortex.catalog, cortex.store, cortex.inputs)
+    preparation = cortex.preparation
     keys = [key if key is None or index == 0 else f"{key}/{index}" for index in range(len(jobs))]
     new = [
         await preparation.prepare(parse_job(body), own)
         for body, own in zip(jobs, keys, strict=True)
     ]
-    stored = await cortex.store.submit(new)
+    stored = await cortex.submit(new)
     for one in stored:
         if one.conflict is not None:
             raise refusal(one.conflict, code="conflict")
