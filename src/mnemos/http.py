@@ -25,10 +25,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 REQUEST_ID_HEADER = "x-request-id"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REASONS = {
@@ -135,6 +137,16 @@ def _reason(kind: str, message: str) -> str:
     return plain.replace(" after validation", "")
 
 
+def allowed_methods(request: Request) -> str:
+    """The header Allow for where a request went: starlette names one route's methods alone."""
+
+    def taken(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(taken, METHODS))
+
+
 def install_error_handling(
     app: FastAPI,
     *,
@@ -162,13 +174,15 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     status = 422 if error.status_code in (400, 415) else error.status_code
     code = _CODES_BY_STATUS.get(status, "invalid_input" if status < 500 else "internal")
     message = f"{str(error.detail).rstrip('.')}."
+    headers = dict(error.headers or {})
     if isinstance(error.__cause__, (ValueError, RecursionError)):
         message = _UNREADABLE
     if status == 404:
         message = f"There is nothing at {request.url.path}."
     elif status == 405:
         message = f"{request.url.path} does not take {request.method}."
-    return JSONResponse(error_body(code, message), status, dict(error.headers or {}))
+        headers["Allow"] = allowed_methods(request)
+    return JSONResponse(error_body(code, message), status, headers)
 
 
 async def _answer_validation_error(_request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mnemos.http import ApiError, describe_validation_errors
+from mnemos.http import ApiError, allowed_methods, describe_validation_errors
 
 from ..errors import CortexError, StorageUnavailableError
 from ..records import JobRecord
@@ -54,6 +54,7 @@ def install_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(CortexError, _answer_cortex)
+    app.add_exception_handler(Exception, _answer_fault)
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
@@ -68,6 +69,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
         return _answer(404, "not_found", message, None, headers)
     if error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}."
+        headers["Allow"] = allowed_methods(request)
         return _answer(405, "method_not_allowed", message, None, headers)
     return _answer(error.status_code, "invalid_request", f"{error.detail}", None, headers)
 
@@ -83,6 +85,11 @@ async def _answer_cortex(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, StorageUnavailableError):
         return _answer(503, error.code, error.message, None, {"retry-after": _RETRY_SECONDS})
     return _answer(500, error.code, error.message, None, {})
+
+
+async def _answer_fault(_request: Request, error: Exception) -> JSONResponse:
+    """Starlette raises the error on behind this answer, so that it is logged with its trace."""
+    return _answer(500, "internal", f"The service failed: {type(error).__name__}.", None, {})
 
 
 def _answer(

@@ -6,12 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from mnemos.http import ApiError, unavailable
+from mnemos.http import unavailable
 
 from ..api.context import ApiContext, Cortex
 from ..api.views import json_response
 from ..genome_lookup import CatalogUnavailableError, ListedModel, ModelUnknownError
 from .documents import ERRORS
+from .model_names import split_name, unknown_model
 
 router = APIRouter(tags=["models"])
 
@@ -26,14 +27,13 @@ async def list_models(cortex: Cortex) -> Response:
 @router.get("/models/{name:path}", summary="Show a model", responses=ERRORS)
 async def get_model(name: str, cortex: Cortex) -> Response:
     """A model by `family:version`, by `family:tag`, or its newest version by `family`."""
-    unknown = ApiError(404, "model_not_found", f"There is no model {name}.", "model")
+    family, version = split_name(name)
     if cortex.catalog is None:
-        raise unknown
-    family, _, version = name.partition(":")
+        raise unknown_model(name)
     try:
-        return json_response(_view(await cortex.catalog.describe(family, version or None)))
+        return json_response(_view(await cortex.catalog.describe(family, version)))
     except ModelUnknownError as error:
-        raise unknown from error
+        raise unknown_model(name) from error
     except CatalogUnavailableError as error:
         raise unavailable(error.message) from error
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mnemos.json_schema import check_json_schema
-
-from ..api.depth import check_depth
 from .errors import refusal
+from .model_names import split_name
+from .tools import (
+    MAX_TOOLS,
+    Schema,
+    Tool,
+    ToolChoice,
+    ToolNamed,
+    schema_of_calls,
+    schema_of_either,
+)
 
 UNTIL_CONTEXT_IS_FULL = 2**31
 """A runtime never says more than fits its model's context."""
@@ -23,15 +31,17 @@ INTERACTIVE_PRIORITY = 7
 """Somebody waits: before jobs that were submitted without a priority (5)."""
 
 
-def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    check_depth(schema)
-    return check_json_schema(schema)
-
-
 ModelName = Annotated[str, Field(min_length=1, max_length=260)]
-Schema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Without = Literal["none", "auto"] | None
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Text = str | list[TokenId]
+"""A prompt: a text, or the model's own tokens."""
+
+
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024),
+]
 
 
 class Strict(BaseModel):
@@ -58,7 +68,7 @@ class _Request(Strict):
 
     def job(self, job_input: dict[str, Any], *, endpoint: str) -> dict[str, Any]:
         """A job as `POST /api/v1/jobs` takes it."""
-        family, _, version = self.model.partition(":")
+        family, version = split_name(self.model)
         model = {"family": family} | ({"version": version} if version else {})
         metadata = {"endpoint": endpoint} | ({"user": self.user} if self.user else {})
         return {
@@ -83,7 +93,7 @@ class _Sampled(_Request):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: LogitBias | None = None
 
     top_k: int | None = Field(default=None, ge=-1, le=2**31)
     min_p: float | None = Field(default=None, ge=0, le=1)
@@ -114,7 +124,7 @@ class _Sampled(_Request):
         """As a job names them; OpenAI's defaults where the request is silent."""
         same = (
             "temperature top_p seed stop presence_penalty frequency_penalty top_k min_p "
-            "repetition_penalty min_tokens ignore_eos stop_token_ids"
+            "repetition_penalty min_tokens ignore_eos stop_token_ids logit_bias"
         )
         given = {name: getattr(self, name) for name in same.split()}
         defaults = {"temperature": 1.0, "top_p": 1.0, "max_tokens": UNTIL_CONTEXT_IS_FULL}
@@ -146,22 +156,58 @@ class TextPart(Strict):
     text: str
 
 
-class ChatTurn(BaseModel):
-    """One message; what it says beside its text has no use here."""
+class _Loose(BaseModel):
+    """What else is said has no use here: answers are sent back with all that they had."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
+
+class CalledFunction(_Loose):
+    """Which tool was called, with what: JSON in a text."""
+
+    name: str = Field(min_length=1, max_length=128)
+    arguments: str
+
+
+class MadeCall(_Loose):
+    """A call that an assistant made."""
+
+    id: str = Field(min_length=1, max_length=256)
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatTurn(_Loose):
+    """One message."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: list[MadeCall] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_call_id: str | None = Field(default=None, max_length=256)
 
-    def plain(self) -> dict[str, str]:
-        """As jobs have it: a developer speaks as the system, parts are one text."""
+    @model_validator(mode="after")
+    def _result_is_of_a_call(self) -> Self:
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("a message of the role tool has the tool_call_id of its call")
+        return self
+
+    def plain(self, called: Mapping[str, str]) -> dict[str, Any]:
+        """As jobs have it: a developer speaks as the system, parts are one text.
+
+        `called` has the tools' names by the ids of the calls.
+        """
         role = "system" if self.role == "developer" else self.role
         content = self.content or ""
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
-        return {"role": role, "content": content}
+        turn: dict[str, Any] = {"role": role, "content": content}
+        if self.tool_calls and role == "assistant":
+            turn["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id and role == "tool":
+            turn["tool_call_id"] = self.tool_call_id
+            if name := called.get(self.tool_call_id):
+                turn["name"] = name
+        return turn
 
 
 class JsonSchemaFormat(Strict):
@@ -201,8 +247,8 @@ class ChatRequest(_Sampled):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Without = None
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
@@ -217,26 +263,64 @@ class ChatRequest(_Sampled):
             raise ValueError("top_logprobs goes with logprobs")
         if self.max_tokens is None:
             self.max_tokens = self.max_completion_tokens
+        self._check_tools()
         return self
+
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tools: there are two of the name {twice[0]}")
+        choice = self.tool_choice
+        if choice == "required" and not names:
+            raise ValueError("tool_choice: there are no tools to choose from")
+        if isinstance(choice, ToolNamed) and choice.function.name not in names:
+            raise ValueError(f"tool_choice: there is no tool {choice.function.name}")
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
         """The jobs that answer."""
         parameters = self.parameters()
         if self.logprobs:
             parameters["logprobs"] = self.top_logprobs or 0
-        if self.response_format is not None:
-            parameters |= self.response_format.guide()
-        messages = [turn.plain() for turn in self.messages]
-        return [
+        parameters |= self._guide()
+        if tools := self._tools():
+            parameters["tools"] = [tool.told() for tool in tools]
+        calls = [call for turn in self.messages for call in turn.tool_calls or ()]
+        called = {call.id: call.function.name for call in calls}
+        messages = [turn.plain(called) for turn in self.messages]
+        jobs = [
             self.job({"messages": messages, "parameters": copy}, endpoint=endpoint)
             for copy in self.copies(parameters)
         ]
+        if tools and self.parallel_tool_calls is False:
+            for job in jobs:
+                job["metadata"]["parallel_tool_calls"] = False
+        return jobs
+
+    def _tools(self) -> list[Tool]:
+        """What the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def _guide(self) -> dict[str, Any]:
+        """The parameter that holds the answer to its form, or to a call where one must be made."""
+        tools, choice = self._tools(), self.tool_choice
+        if isinstance(choice, ToolNamed):
+            named = [tool for tool in tools if tool.function.name == choice.function.name]
+            return {"json_schema": schema_of_calls(named)}
+        if choice == "required":
+            # Some models would call for ever: they call once unless more is asked for.
+            return {"json_schema": schema_of_calls(tools, many=self.parallel_tool_calls is True)}
+        guide = self.response_format.guide() if self.response_format else {}
+        if guide and tools:
+            return {"json_schema": schema_of_either(guide["json_schema"], tools)}
+        return guide
 
 
 class CompletionRequest(_Sampled):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    max_tokens: int | None = Field(default=None, ge=0, le=2**31)
+    """0 with `echo`: the prompt is read, and nothing is drawn."""
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: int | None = None
@@ -245,17 +329,23 @@ class CompletionRequest(_Sampled):
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if not self.prompts or len(self.prompts) > MAX_PROMPTS or not all(self.prompts):
-            raise ValueError(f"prompt is 1 to {MAX_PROMPTS} texts, none of them empty")
+            raise ValueError(f"prompt is 1 to {MAX_PROMPTS} prompts, none of them empty")
         if self.best_of is not None and self.best_of != self.choices:
             raise ValueError("best_of is n: every answer that is drawn is told")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo goes without logprobs: a prompt's own tokens are not scored")
+        if self.max_tokens == 0 and (not self.echo or self.choices > 1):
+            raise ValueError("max_tokens of 0 goes with echo, and with n = 1")
+        if self.stream and self.echo and not isinstance(self.prompts[0], str):
+            raise ValueError("echo goes without stream where prompts are tokens")
         return self
 
     @property
-    def prompts(self) -> list[str]:
+    def prompts(self) -> list[Text]:
         """What is to be continued."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]  # one prompt of tokens
+        return list(self.prompt)
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
         """The jobs that answer, prompt by prompt; prompts go past the chat template."""
@@ -264,11 +354,25 @@ class CompletionRequest(_Sampled):
             parameters["max_tokens"] = COMPLETION_TOKENS
         if self.logprobs is not None:
             parameters["logprobs"] = self.logprobs
+        if self._reads_prompts:
+            parameters["prompt_logprobs"] = self.logprobs or 0
         return [
-            self.job({"prompt": prompt, "parameters": copy}, endpoint=endpoint)
+            self.job({_kind(prompt): prompt, "parameters": copy}, endpoint=endpoint)
             for prompt in self.prompts
             for copy in self.copies(parameters)
         ]
+
+    @property
+    def _reads_prompts(self) -> bool:
+        """Whether the worker must tell of the prompts' own tokens."""
+        if not self.echo:
+            return False
+        is_text = isinstance(self.prompts[0], str)
+        return self.logprobs is not None or self.max_tokens == 0 or not is_text
+
+
+def _kind(prompt: Text) -> str:
+    return "prompt" if isinstance(prompt, str) else "prompt_token_ids"
 
 
 class EmbeddingRequest(_Request):
