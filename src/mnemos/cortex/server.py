@@ -18,8 +18,10 @@ from mnemos.http import Certificate, HttpServer
 
 from .api.app import create_app
 from .api.context import ApiContext, BatchParts
+from .batches.counting import LineCounter
 from .batches.driver import BatchDriver
 from .batches.objects import FileObjects
+from .batches.sweeping import FileSweeper
 from .big_results import ResultObjects
 from .clock import Clock
 from .errors import StartError, StorageUnavailableError
@@ -39,6 +41,8 @@ from .sql.choice import open_store
 from .suspicion import Suspector
 from .telemetry import CortexMetrics
 from .tls import tls_of
+from .webhooks.endpoints import Endpoints
+from .webhooks.sender import WebhookSender
 
 GRPC_GRACE_SECONDS = 1.0
 """Workers keep their streams open, so that this is waited for; a call takes milliseconds."""
@@ -120,7 +124,7 @@ class CortexServer:
             )
         engram = _engram(settings)
         results = ResultObjects(engram, settings.result_bucket) if engram else None
-        batches = BatchParts(self.store.batches, FileObjects(engram)) if engram else None
+        batches = self._batches(engram) if engram else None
         abandoned = Abandoned(self.store)
         context = ApiContext(
             self.store,
@@ -181,6 +185,9 @@ class CortexServer:
         if batches is not None:
             driver = BatchDriver(context, batches.store, batches.files)
             tasks.start(driver.run(), "cortex-batches")
+            tasks.start(FileSweeper(batches.store, batches.files).run(), "cortex-files")
+            sender = WebhookSender(batches.webhooks, batches.store.deliveries, self.notifier)
+            tasks.start(sender.run(), "cortex-webhooks")
         serving = tasks.start(http.serve(), "cortex-http")
         stack.push_async_callback(_stop_http, http, serving)
         stack.push_async_callback(
@@ -189,6 +196,11 @@ class CortexServer:
         stack.callback(self.notifier.close)
         stack.callback(self.suspector.close)
         await http.wait_ready()
+
+    def _batches(self, engram: ObjectStore) -> BatchParts:
+        store = self.store.batches
+        webhooks = Endpoints(self._settings.webhooks)
+        return BatchParts(store, FileObjects(engram), LineCounter(store), webhooks)
 
     async def _check_access(self) -> None:
         """Raises StartError where others could come in without a key."""

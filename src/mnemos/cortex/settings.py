@@ -15,6 +15,7 @@ from mnemos.bearer import SHORTEST_SECRET
 
 from .big_results import DEFAULT_BUCKET
 from .state_machine import MAX_LOST_WORKERS
+from .webhooks.endpoints import EndpointName, WebhookEndpoint
 
 
 class CortexSettings(BaseSettings):
@@ -73,6 +74,12 @@ class CortexSettings(BaseSettings):
     """How long after a job's timeout CORTEX ends the attempt itself."""
     max_lost_workers: int = Field(default=MAX_LOST_WORKERS, ge=2, le=1000)
     """So many workers lost under a job are taken for its doing: it is not tried again."""
+    batch_share: float = Field(default=0.1, ge=0, le=0.9)
+    """The part of the claims that batches are sure of while online jobs wait too."""
+    interactive_slots: int | None = Field(default=None, ge=0)
+    """So many of each worker's slots are not filled with batches; None: an eighth of them."""
+    webhooks: dict[EndpointName, WebhookEndpoint] = Field(default_factory=dict)
+    """Who is told when a batch ends, by name; JSON (docs/batches.md)."""
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

@@ -44,13 +44,13 @@ async def test_files_come_back_in_order(tools: StoreTools) -> None:
     kept = tools.store.batches
     for number in (1, 2, 3):
         await kept.add_file(file_of(number, "batch" if number < 3 else "evals"))
-    assert await kept.get_file("file_2") == replace(file_of(2), seq=2)
-    assert await kept.get_file("file_9") is None
+    assert await kept.get_file("file_2", 2.0) == replace(file_of(2), seq=2)
+    assert await kept.get_file("file_9", 2.0) is None
 
     async def listed(
         purpose: str | None = None, after: str | None = None, *, oldest_first: bool = False
     ) -> list[str]:
-        found = await kept.list_files(purpose, after, 2, oldest_first=oldest_first)
+        found = await kept.list_files(purpose, after, 2, oldest_first=oldest_first, now=2.0)
         return [file.file_id for file in found]
 
     assert await listed() == ["file_3", "file_2"]
@@ -60,7 +60,7 @@ async def test_files_come_back_in_order(tools: StoreTools) -> None:
     assert await listed("evals") == ["file_3"]
     assert await listed(after="file_9") == [], "a client that ignores has_more must come to an end"
     await kept.add_file(replace(file_of(2), size_bytes=9))
-    assert (await kept.get_file("file_2") or file_of(0)).size_bytes == 9
+    assert (await kept.get_file("file_2", 2.0) or file_of(0)).size_bytes == 9
     assert await kept.remove_file("file_2")
     assert not await kept.remove_file("file_2")
 

@@ -19,6 +19,8 @@ from ..errors import (
 from ..keys.gate import Gate
 from ..openai.app import create_openai_app
 from ..openai.files import MAX_FILE_BYTES
+from ..openai.uploads import MAX_PART_BODY_BYTES
+from ..webhooks import routes as webhooks
 from . import events, groups, health, jobs, keys, numbers, redrive, results, workers
 from .context import ApiContext
 from .quick_submit import QuickSubmit
@@ -30,6 +32,7 @@ _STATUS_BY_ERROR: dict[type[CortexError], int] = {
     ConflictError: 409,
     StorageUnavailableError: 503,
 }
+_LARGER_BODIES = {"/v1/files": MAX_FILE_BYTES, "/v1/uploads/": MAX_PART_BODY_BYTES}
 _DESCRIPTION = """
 Submit jobs, follow them, and see who runs them.
 
@@ -50,8 +53,8 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_exception_handler(CortexError, _answer_cortex_error)
     app.add_middleware(QuickSubmit, context=context)
     app.add_middleware(Gate, keys=context.keys, limits=context.quotas.headers)
-    install_error_handling(app, larger_bodies={"/v1/files": MAX_FILE_BYTES})
-    for part in (redrive, results, jobs, events, groups, workers, numbers, keys):
+    install_error_handling(app, larger_bodies=_LARGER_BODIES)
+    for part in (redrive, results, jobs, events, groups, workers, numbers, keys, webhooks):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount("/v1", create_openai_app(context))

@@ -8,6 +8,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from ..batches.counting import LineCounter
 from ..batches.objects import FileObjects
 from ..batches.store import FilesAndBatches
 from ..big_results import ResultObjects
@@ -20,6 +21,7 @@ from ..principal import ANYONE, Principal, principal_of
 from ..records import NewJob, Submitted
 from ..store import Store
 from ..telemetry import CortexMetrics
+from ..webhooks.endpoints import Endpoints
 from .submission import Preparation
 
 
@@ -29,6 +31,9 @@ class BatchParts:
 
     store: FilesAndBatches
     files: FileObjects
+    counter: LineCounter
+    webhooks: Endpoints = field(default_factory=Endpoints)
+    """Who is told when a batch ends."""
 
 
 class Leaving(Protocol):

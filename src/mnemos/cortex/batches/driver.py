@@ -152,8 +152,9 @@ class BatchDriver:
         progress = batch.progress
         async with aclosing(submitter.submit(batch)) as steps:
             async for handled in steps:
-                progress = replace(progress, handled=handled)
-                await self._save(batch, BatchState.IN_PROGRESS, progress)
+                if handled != progress:
+                    progress = handled
+                    await self._save(batch, BatchState.IN_PROGRESS, progress)
                 batch = await self._again(batch)
                 if self._reason_to_stop(batch) is not None:
                     break

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnemos.http import ApiError
@@ -14,6 +14,7 @@ from mnemos.http import ApiError
 from ..api.context import ApiContext
 from ..api.views import encode
 from ..errors import StorageUnavailableError
+from ..openai.errors import failure_of
 from ..records import JobRecord
 from ..state_machine import JobState
 from . import output
@@ -31,6 +32,13 @@ _CODES = {
     BatchState.EXPIRED: "batch_expired",
     BatchState.COMPLETED: "result_missing",
 }
+
+
+class IncompleteError(Exception):
+    """The files of a batch have not as many lines as its input; they are written again."""
+
+    def __init__(self, batch_id: str, completed: int, failed: int) -> None:
+        super().__init__(f"{batch_id} has {completed} answers and {failed} failures.")
 
 
 class Finalizer:
@@ -53,11 +61,13 @@ class Finalizer:
 
         Raises EngramError, CortexError; then it may be done again, to the same end.
         """
-        told: set[int] = set()
+        told = _Told()
         answers = _Counted(self._answers(batch, told))
         has_output = await self._store_lines(batch.output_file_id, batch, answers)
         failures = _Counted(self._failures(batch, told))
         has_errors = await self._store_lines(batch.error_file_id, batch, failures)
+        if answers.count + failures.count != batch.progress.total:
+            raise IncompleteError(batch.batch_id, answers.count, failures.count)
         return replace(
             batch.progress,
             completed=answers.count,
@@ -68,7 +78,7 @@ class Finalizer:
 
     def answers_so_far(self, batch: Batch) -> AsyncGenerator[bytes, None]:
         """The output file of a batch that still runs, as far as it goes; to be closed."""
-        return _pieces(self._answers(batch, set()))
+        return _pieces(self._answers(batch, _Told()))
 
     async def _store_lines(self, file_id: str, batch: Batch, lines: _Counted) -> bool:
         """Store a file unless it would be empty."""
@@ -90,62 +100,60 @@ class Finalizer:
 
             await self._files.write(file_id, all_pieces())
         kind = "output" if file_id == batch.output_file_id else "errors"
+        now = self._now()
         file = StoredFile(
             file_id=file_id,
             purpose=OUTPUT_PURPOSE,
             filename=f"{batch.batch_id}_{kind}.jsonl",
             size_bytes=size,
-            created_at=self._now(),
+            created_at=now,
+            expires_at=now + batch.output_seconds if batch.output_seconds else None,
+            key_id=batch.key_id,
         )
         await self._store.add_file(file)
         return True
 
-    async def _answers(self, batch: Batch, told: set[int]) -> AsyncGenerator[dict[str, Any], None]:
-        async for job in self._ended(batch):
+    async def _answers(self, batch: Batch, told: _Told) -> AsyncGenerator[dict[str, Any], None]:
+        async for job in self._ended(batch, completed=True):
             number = output.line_number(job)
-            if number in told or job.status is not JobState.COMPLETED:
+            if number in told.lines:
                 continue
+            told.lines.add(number)
             try:
                 line = await output.answered(self._cortex, job, batch.endpoint)
             except ApiError as error:
                 _raise_if_it_may_pass(error)
-                continue  # it is told among the failures
-            told.add(number)
+                told.unread.append(output.refused(job, error))  # it is told among the failures
+                continue
             yield line
 
-    async def _failures(self, batch: Batch, told: set[int]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _failures(self, batch: Batch, told: _Told) -> AsyncGenerator[dict[str, Any], None]:
+        for line in told.unread:
+            yield line
         code = _CODES[batch.progress.ends_as]
-        async for job in self._ended(batch):
+        async for job in self._ended(batch, completed=False):
             number = output.line_number(job)
             stopped = job.status is JobState.CANCELLED and code in _STOPPED
-            if number in told or stopped:
+            if number in told.lines or stopped:
                 continue  # what was stopped is told below, in the batch's own words
-            told.add(number)
-            yield await self._refused(batch, job)
+            told.lines.add(number)
+            yield output.refused(job, failure_of(job))
         async for fault in self._faults(batch):
-            if fault.line not in told:
-                told.add(fault.line)
+            if fault.line not in told.lines:
+                told.lines.add(fault.line)
                 yield output.faulty(batch.batch_id, fault)
+        if len(told.lines) == batch.progress.total:
+            return
         async with aclosing(self._files.lines(batch.input_file_id)) as lines:
             async for number, raw in lines:
-                if number not in told:
+                if number not in told.lines:
                     custom_id = json.loads(raw)["custom_id"]
                     yield output.left_out(batch.batch_id, number, custom_id, code)
 
-    async def _refused(self, batch: Batch, job: JobRecord) -> dict[str, Any]:
-        try:
-            await output.answered(self._cortex, job, batch.endpoint)
-        except ApiError as error:
-            if job.status is JobState.COMPLETED:
-                _raise_if_it_may_pass(error)
-            return output.refused(job, error)
-        unread = ApiError(500, "storage_unavailable", "The answer could not be read in time.")
-        return output.refused(job, unread)
-
-    async def _ended(self, batch: Batch) -> AsyncIterator[JobRecord]:
+    async def _ended(self, batch: Batch, *, completed: bool) -> AsyncIterator[JobRecord]:
         position = 0
         while True:
-            page = await self._cortex.store.group_results(batch.batch_id, position, PAGE)
+            page = await self._store.ended_jobs(batch.batch_id, position, PAGE, completed=completed)
             for job in page:
                 yield job
             if not page:
@@ -164,6 +172,14 @@ def _raise_if_it_may_pass(error: ApiError) -> None:
     """An answer that is there and cannot be read just now is waited for."""
     if error.status_code == 503:
         raise StorageUnavailableError(error.message) from error
+
+
+@dataclass(slots=True)
+class _Told:
+    """Lines that are in one of the files, or in what waits for the second."""
+
+    lines: set[int] = field(default_factory=set)
+    unread: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Counted:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 
 from mnemos.engram.errors import BucketNotFoundError
 from mnemos.engram.store import ObjectStore
@@ -56,11 +56,38 @@ class FileObjects:
 
     async def remove(self, file_id: str) -> None:
         """Remove a file; one that is not there is no error."""
-        try:
+        with suppress(BucketNotFoundError):
             await self._store.delete(self._bucket, _key(file_id))
-        except BucketNotFoundError:
-            return
+
+    async def write_part(
+        self, upload_id: str, part_id: str, pieces: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Store a part of an upload, whole or not at all."""
+        await self._store.ensure_bucket(self._bucket)
+        await self._store.put_stream(self._bucket, _part_key(upload_id, part_id), pieces)
+
+    async def joined(self, upload_id: str, part_ids: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """Yield parts one behind the other, piece by piece; to be closed."""
+        for part_id in part_ids:
+            key = _part_key(upload_id, part_id)
+            async with aclosing(self._store.stream(self._bucket, key)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def remove_part(self, upload_id: str, part_id: str) -> None:
+        """Remove one part; one that is not there is no error."""
+        with suppress(BucketNotFoundError):
+            await self._store.delete(self._bucket, _part_key(upload_id, part_id))
+
+    async def remove_parts(self, upload_id: str) -> None:
+        """Remove whatever there is of an upload."""
+        with suppress(BucketNotFoundError):
+            await self._store.delete_prefix(self._bucket, f"uploads/{upload_id}")
 
 
 def _key(file_id: str) -> str:
     return f"files/{file_id}"
+
+
+def _part_key(upload_id: str, part_id: str) -> str:
+    return f"uploads/{upload_id}/{part_id}"

@@ -63,8 +63,7 @@ def _body(answer: Answer, told: dict[str, Any], endpoint: str) -> dict[str, Any]
     if endpoint == "/v1/chat/completions":
         return chat.completion_of(answer)
     if endpoint == "/v1/completions":
-        prompt = json.loads(answer.job.input or "{}")["prompt"]
-        return completions.completion_of([answer], [prompt] if told.get("echo") else None)
+        return completions.completion_of([answer], echo=bool(told.get("echo")))
     return embeddings.embeddings_of(
         answer,
         packed=told.get("encoding_format") == "base64",

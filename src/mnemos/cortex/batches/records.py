@@ -32,6 +32,10 @@ class StoredFile:
     size_bytes: int
     created_at: float
     expires_at: float | None = None
+    key_id: str = ""
+    """The API key that it was stored with, or whose batch wrote it."""
+    whole: bool = True
+    """False while it is written; nobody is shown it then."""
     seq: int = 0
     """Its place among all files, the newest last; given by the store."""
 
@@ -54,6 +58,8 @@ class Progress:
     total: int = 0
     handled: int = 0
     """Lines that became jobs, or faults that are kept."""
+    faults: int = 0
+    """How many of them are faults."""
     completed: int = 0
     failed: int = 0
     """Both are final once the batch is."""
@@ -80,6 +86,14 @@ class Batch:
     state: BatchState = BatchState.VALIDATING
     cancelling_at: float | None = None
     progress: Progress = field(default_factory=Progress)
+    key_id: str = ""
+    """The API key that it was created with."""
+    retry_of: str | None = None
+    """The batch whose failed lines these are."""
+    output_seconds: float | None = None
+    """How long its files are kept; None: until they are deleted."""
+    webhooks: tuple[str, ...] = ()
+    """The endpoints that are told when it ends."""
     seq: int = 0
 
 
@@ -91,3 +105,51 @@ class Fault:
     custom_id: str
     status: int
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLines:
+    """Jobs of a batch that have ended, as one reader has counted them."""
+
+    completed: int = 0
+    failed: int = 0
+    position: int = 0
+    """The last one that was counted."""
+
+
+class UploadState(StrEnum):
+    """How far an upload in parts is."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file that comes in parts."""
+
+    upload_id: str
+    key_id: str
+    purpose: str
+    filename: str
+    size_bytes: int
+    """How large it will be, as its uploader says."""
+    created_at: float
+    expires_at: float
+    file_seconds: float | None = None
+    """How long the file is kept; None: until it is deleted."""
+    state: UploadState = UploadState.PENDING
+    file_id: str | None = None
+    part_ids: tuple[str, ...] = ()
+    """What the file was made of."""
+    clean_at: float
+
+
+class PartVerdict(StrEnum):
+    """What became of a part."""
+
+    ADDED = "added"
+    ENDED = "ended"
+    TOO_MUCH = "too_much"

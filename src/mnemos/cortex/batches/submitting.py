@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mnemos.http import ApiError
 
@@ -16,12 +16,14 @@ from ..errors import StorageUnavailableError
 from ..records import NewJob
 from .lines import Line, error_json, job_of, parse_line
 from .objects import FileObjects
-from .records import Batch, Fault
+from .records import Batch, Fault, Progress
 from .store import BatchStore
 
 LINES_AT_ONCE = 500
 BYTES_AT_ONCE = 8 * 1024 * 1024
 LINES_BETWEEN_PAUSES = 16
+ROOM_LOOK_SECONDS = 1.0
+"""How often one looks whether the batch's key may have more jobs waiting."""
 _WRONG = frozenset({400, 404, 409, 413, 422})
 
 
@@ -42,19 +44,30 @@ class Submitter:
         self._cortex = cortex
         self._store = store
         self._files = files
-        self._preparation = Preparation(cortex.catalog, cortex.store, cortex.inputs)
 
-    async def submit(self, batch: Batch) -> AsyncGenerator[int, None]:
-        """Submit the lines that are left, yielding the last one's number after each commit.
+    async def submit(self, batch: Batch) -> AsyncGenerator[Progress, None]:
+        """Submit the lines that are left, yielding how far the batch is after each commit.
 
-        A line whose request is refused is kept as a fault. Raises EngramError, CortexError; then
-        lines may be submitted again. To be closed.
+        A line whose request is refused is kept as a fault. Where the batch's key has a limit that
+        is reached, this waits, and yields what it had, so that its owner may stop it. Raises
+        EngramError, CortexError; then lines may be submitted again. To be closed.
         """
-        step = _Step()
+        self._preparation = Preparation(
+            self._cortex.catalog,
+            self._cortex.store,
+            self._cortex.inputs,
+            key_id=batch.key_id,
+            is_batch=True,
+        )
+        progress, step = batch.progress, _Step()
+        room = 0
         async with aclosing(self._files.lines(batch.input_file_id)) as lines:
             async for number, raw in lines:
                 if number <= batch.progress.handled:
                     continue
+                while not step.lines and (room := await self._room(batch)) <= 0:
+                    yield progress
+                    await asyncio.sleep(ROOM_LOOK_SECONDS)
                 line = parse_line(number, raw, batch.endpoint)
                 try:
                     step.jobs.append(await self._prepared(line, batch))
@@ -62,21 +75,32 @@ class Submitter:
                     step.faults.append(_fault(line, error))
                 step.lines += 1
                 step.size_bytes += len(raw)
-                if step.lines >= LINES_AT_ONCE or step.size_bytes >= BYTES_AT_ONCE:
-                    await self._store_step(batch, step)
+                if step.lines >= min(room, LINES_AT_ONCE) or step.size_bytes >= BYTES_AT_ONCE:
+                    progress = await self._store_step(batch, step, progress)
                     step = _Step()
-                    yield number
+                    yield progress
                 elif number % LINES_BETWEEN_PAUSES == 0:
                     await asyncio.sleep(0)  # others are served between
         if step.lines:
-            await self._store_step(batch, step)
-            yield number
+            yield await self._store_step(batch, step, progress)
 
-    async def _store_step(self, batch: Batch, step: _Step) -> None:
+    async def _room(self, batch: Batch) -> int:
+        """How many jobs of the batch's key there is room for."""
+        return await self._cortex.quotas.room(batch.key_id) if batch.key_id else LINES_AT_ONCE
+
+    async def _store_step(self, batch: Batch, step: _Step, progress: Progress) -> Progress:
         if step.faults:
             await self._store.add_faults(batch.batch_id, step.faults)
         if step.jobs:
-            await self._cortex.store.submit(step.jobs)
+            stored = await self._cortex.store.submit(step.jobs)
+            if batch.key_id:
+                new = [job for job, one in zip(step.jobs, stored, strict=True) if one.created]
+                self._cortex.quotas.charge(batch.key_id, new)
+        return replace(
+            progress,
+            handled=progress.handled + step.lines,
+            faults=progress.faults + len(step.faults),
+        )
 
     async def _prepared(self, line: Line, batch: Batch) -> NewJob:
         try:

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from mnemos import __version__
 
 from ..api.context import ApiContext
-from . import batches, chat, completions, embeddings, files, models
+from . import batches, chat, completions, embeddings, files, models, uploads
 from .asking import ClientGoneError
 from .errors import install_errors
 
@@ -28,7 +28,7 @@ def create_openai_app(context: ApiContext) -> FastAPI:
     app.state.context = context
     install_errors(app)
     app.add_exception_handler(ClientGoneError, _answer_nobody)
-    for part in (chat, completions, embeddings, models, files, batches):
+    for part in (chat, completions, embeddings, models, files, uploads, batches):
         app.include_router(part.router)
     return app
 
