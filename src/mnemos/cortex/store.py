@@ -12,7 +12,7 @@ Every method may raise StorageUnavailableError.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from .batches.store import FilesAndBatches
@@ -238,6 +238,13 @@ class WorkerStore(Protocol):
         """Return all workers, oldest registration first."""
 
 
+class Weights(Protocol):
+    """Whose turn it is among API keys."""
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Give keys their weights, from now on; those left out have 1. Raises ValueError."""
+
+
 class Store(JobStore, AttemptStore, WorkerStore, RetentionStore, Protocol):
     """Everything CORTEX keeps."""
 
@@ -248,6 +255,10 @@ class Store(JobStore, AttemptStore, WorkerStore, RetentionStore, Protocol):
     @property
     def keys(self) -> KeyStore:
         """API keys."""
+
+    @property
+    def shares(self) -> Weights:
+        """Whose turn it is among API keys."""
 
     async def check_writable(self) -> None:
         """Write and commit something small. Raises StorageUnavailableError, saying why."""

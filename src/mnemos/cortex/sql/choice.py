@@ -10,6 +10,7 @@ from ..errors import StartError
 from ..notifier import Notifier
 from ..numbers import Measurements
 from ..settings import CortexSettings
+from .shares import Shares
 from .sqlite_store import SqliteStore
 from .store import SqlStore
 
@@ -31,6 +32,9 @@ def open_store(
         "worker_retention_seconds": settings.worker_retention_seconds,
         "timeout_grace_seconds": settings.timeout_grace_seconds,
         "max_lost_workers": settings.max_lost_workers,
+        "shares": Shares(
+            batch_share=settings.batch_share, interactive_slots=settings.interactive_slots
+        ),
         "clock": clock,
         "measure": measure,
     }

@@ -1,113 +1,35 @@
 """Which jobs a worker is given.
 
 By priority; then what has waited long; then what the worker has loaded; then what lies on its
-disk; then age. A job whose model another worker has loaded is left for that one a moment (see
-warm_peers). Only the heads of lanes that fit are looked at, and lanes with nothing queued are
-skipped over by the index, so a claim costs the same whether ten jobs wait or ten million.
+disk; then age. Where jobs of several keys or of batches wait, turns decide first (see turns). A
+job whose model another worker has loaded is left for that one a moment (see warm_peers). Only the
+heads of lanes that fit are looked at, and lanes with nothing queued are skipped over by the index,
+so a claim costs the same whether ten jobs wait or ten million.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import islice
 
 from ..records import ClaimRequest, LoadedModel, ModelKey
 from .fitting import Fit
-from .suspects import LEFT_TO_RUN_APART_SECONDS, Suspects
+from .heads import Heads, place_of
+from .suspects import LEFT_TO_RUN_APART_SECONDS
 from .transaction import Row, Transaction
-from .warm_peers import LEFT_TO_WARM_SECONDS, WarmFleet, WarmPeers
+from .turns import OVERDUE, OpenLane, Rank, Turn, Turns
+from .warm_peers import WarmPeers
 
 WARM_MAY_OVERTAKE_SECONDS = 30.0
-FEWEST_READ = 16
+LEFT_FOR_ONLINE_SECONDS = 1.0
+"""After so long a worker asks again for jobs of batches that were left to keep slots free."""
 MOST_READ = 1024
 """So many heads of a lane are looked at to find some that may run beside others."""
 
-_QUEUED_LANES = """
-WITH RECURSIVE heads (lane_id) AS (
-    SELECT MIN(lane_id) FROM queue
-    UNION ALL
-    SELECT (SELECT MIN(lane_id) FROM queue WHERE lane_id > heads.lane_id)
-    FROM heads WHERE heads.lane_id IS NOT NULL
-)
-SELECT lanes.* FROM heads JOIN lanes ON lanes.lane_id = heads.lane_id
-"""
-_HEADS = """
-SELECT jobs.seq, queue.lane_id, jobs.priority, jobs.attempt, jobs.submitted_at,
-    jobs.available_at, jobs.size_bytes, jobs.lost_workers
-FROM queue CROSS JOIN jobs WHERE queue.lane_id = :lane_id AND jobs.seq = queue.job_seq
-ORDER BY queue.rank, queue.job_seq LIMIT :limit
-"""
 
-
-class Heads:
-    """The heads of the queue's lanes, for all claims of one transaction.
-
-    What one claim takes the others do not see, though nothing is written yet.
-    """
-
-    def __init__(self, tx: Transaction, most_lost: int) -> None:
-        self._tx = tx
-        self._lanes: list[Row] | None = None
-        self._rows: dict[int, list[Row]] = {}
-        self._read: Counter[int] = Counter()
-        self._ended: set[int] = set()
-        self._taken: set[int] = set()
-        self.lost: set[int] = set()
-        """Jobs that others were faster for."""
-        self._taken_by: Counter[str] = Counter()
-        self.fleet = WarmFleet(tx, self._taken_by)
-        self.suspects = Suspects(tx, most_lost)
-
-    def lanes(self) -> list[Row]:
-        """The lanes that had something queued when this transaction began to look."""
-        if self._lanes is None:
-            self._lanes = self._tx.all(_QUEUED_LANES, {})
-        return self._lanes
-
-    def first(self, lane_id: int, count: int) -> list[Row]:
-        """The first `count` jobs of a lane that nobody has."""
-        rows = self._free(lane_id)
-        if len(rows) < count and lane_id not in self._ended:
-            gone = len(self._taken) + len(self.lost)
-            limit = max(count + gone, 2 * self._read[lane_id], FEWEST_READ)
-            self._read[lane_id] = limit
-            found = self._tx.all(_HEADS, {"lane_id": lane_id, "limit": limit})
-            if len(found) < limit:
-                self._ended.add(lane_id)
-            self._rows[lane_id] = found
-            rows = self._free(lane_id)
-        return rows[:count]
-
-    def _free(self, lane_id: int) -> list[Row]:
-        rows = self._rows.get(lane_id, [])
-        if self._taken or self.lost:
-            gone = self._taken | self.lost if self.lost else self._taken
-            rows = self._rows[lane_id] = [row for row in rows if row["seq"] not in gone]
-        return rows
-
-    def take(self, worker_id: str, jobs: Collection[Row]) -> None:
-        """Let a worker have jobs."""
-        self._taken.update(job["seq"] for job in jobs)
-        self._taken_by[worker_id] += len(jobs)
-        self.suspects.give(worker_id, jobs)
-
-    def lose(self, worker_id: str, jobs: Collection[Row]) -> None:
-        """Note that others were faster for jobs that a worker was to have."""
-        self.lost.update(job["seq"] for job in jobs)
-        self._taken_by[worker_id] -= len(jobs)
-        self.suspects.take_back(worker_id, jobs)
-
-    def give_back(self, worker_id: str, jobs: Collection[Row]) -> None:
-        """Let a worker choose anew."""
-        self._taken.difference_update(job["seq"] for job in jobs)
-        self._taken_by[worker_id] -= len(jobs)
-        self.suspects.take_back(worker_id, jobs)
-        self._lanes = None
-        self._rows.clear()
-        self._ended.clear()
+_Lane = tuple[Row, LoadedModel | None]
+"""A lane, and its model if the worker has it loaded."""
 
 
 class Choice:
@@ -124,12 +46,17 @@ class Choice:
         self._loaded = {model.key: model for model in request.models}
         self._on_disk = request.on_disk
         self._peers: WarmPeers | None = None
+        self._turns: dict[int, Turn] = {}
+        self._has_suspect: bool | None = None
 
     def choose(self) -> None:
         """Take the best jobs that fit, as many as were asked for and fit into one answer."""
         worker_id = self.request.worker_id
         self._peers = WarmPeers(self._tx, worker_id, self._heads.fleet)
+        self._has_suspect = None
         self.jobs = list(self._best())
+        chosen = {job["seq"] for job in self.jobs}
+        self._refund([seq for seq in self._turns if seq not in chosen])
         self._heads.take(worker_id, self.jobs)
 
     def drop_lost(self, rows: Mapping[int, Row]) -> bool:
@@ -140,68 +67,116 @@ class Choice:
         kept = {job["seq"] for job in own}
         lost = [job for job in self.jobs if job["seq"] not in kept]
         self._heads.lose(self.request.worker_id, lost)
+        self._refund([job["seq"] for job in lost])
         self.jobs = own
         return True
 
     def give_back(self) -> None:
         """Choose anew."""
         self._heads.give_back(self.request.worker_id, self.jobs)
+        self._refund(list(self._turns))
+
+    def _refund(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            if (turn := self._turns.pop(seq, None)) is not None:
+                self._heads.shares.refund(turn.priority, turn.key_id, turn.cost)
 
     def _best(self) -> Iterator[Row]:
-        heads: list[Iterable[tuple[tuple[int, int, int], Row]]] = []
+        lanes = self._fitting_lanes()
+        self._heads.read_ahead([lane["lane_id"] for lane, _ in lanes], self.request.max_jobs)
+        is_one_key = len({lane["key_id"] for lane, _ in lanes}) < 2
+        if is_one_key and not any(lane["is_batch"] for lane, _ in lanes):
+            ranked = merge(*[self._ranked(*one) for one in lanes], key=lambda head: head[0])
+            yield from self._as_many_as_go(job for _, job in ranked)
+        else:
+            yield from self._in_turn(lanes)
+
+    def _fitting_lanes(self) -> list[_Lane]:
+        found = []
         for lane in self._heads.lanes():
             model = self._loaded.get(ModelKey(lane["family"], lane["version"], lane["runtime"]))
             if _fits(lane, self.request, self._fit, model):
-                warm = model is not None
-                rows = self._first(lane) if warm else self._left_over(lane)
-                chill = 1 if warm else 2 if self._has_files(lane) else 3
-                heads.append([(_rank(row, self._tx.now, chill), row) for row in rows])
-        room = self.request.max_bytes
-        ranked = merge(*heads, key=lambda head: head[0])
-        together = self._one_suspect(job for _, job in ranked)
-        for taken, job in enumerate(islice(together, self.request.max_jobs)):
+                found.append((lane, model))
+        return found
+
+    def _as_many_as_go(self, jobs: Iterable[Row]) -> Iterator[Row]:
+        """What of jobs may run beside each other, fits into one answer and was asked for."""
+        room, left = self.request.max_bytes, self.request.max_jobs
+        for job in jobs if left else ():
+            if self._must_run_apart(job):
+                continue
             room -= job["size_bytes"]
-            if taken and room < 0:
+            if room < 0 and left < self.request.max_jobs:
                 return
             yield job
+            left -= 1
+            if not left:
+                return
 
-    def _has_files(self, lane: Row) -> bool:
-        return (lane["family"], lane["version"]) in self._on_disk
+    def _in_turn(self, lanes: Sequence[_Lane]) -> Iterator[Row]:
+        """What is taken where several keys wait, or batches: whose turn it is pays for its job."""
+        opened = [
+            OpenLane(lane, self._chill(lane, model), self._ranked(lane, model))
+            for lane, model in lanes
+        ]
+        turns = Turns(self._heads.shares, opened, *self._slots(opened))
 
-    def _first(self, lane: Row, more: int = 0) -> list[Row]:
-        count = read = self.request.max_jobs + more
-        while True:
-            rows = self._heads.first(lane["lane_id"], read)
-            fitting = list(self._one_suspect(rows))
-            if len(fitting) >= count or len(rows) < read or read >= MOST_READ:
-                return fitting[:count]
-            read *= 2
+        def in_turn() -> Iterator[Row]:
+            for job, turn in turns.jobs():
+                self._turns[job["seq"]] = turn
+                yield job
 
-    def _one_suspect(self, jobs: Iterable[Row]) -> Iterator[Row]:
-        """Leave out all suspects but one, or that one too if the worker has another already."""
-        suspects, worker_id = self._heads.suspects, self.request.worker_id
-        has_one: bool | None = None
-        for job in jobs:
-            if suspects.is_one(job):
-                if has_one is None:
-                    has_one = suspects.has_one(worker_id)
-                if has_one:
-                    self._ask_again_in(LEFT_TO_RUN_APART_SECONDS)
-                    continue
-                has_one = True
-            yield job
+        taken = list(self._as_many_as_go(in_turn()))
+        if turns.left_batches and not taken:
+            self._ask_again_in(LEFT_FOR_ONLINE_SECONDS)
+            self._heads.shares.held_back.add(self.request.worker_id)
+        yield from taken
 
-    def _left_over(self, lane: Row) -> list[Row]:
-        """The heads of a lane, less what is left for workers that have its model loaded."""
-        rows = self._first(lane)
-        if all(self._tx.now - row["available_at"] >= LEFT_TO_WARM_SECONDS for row in rows):
-            return rows
-        assert self._peers is not None
-        room = self._peers.room_for(lane)
-        if not room:
-            return rows
-        rows = [row for row in self._first(lane, more=room) if not self._is_left(lane, row)]
-        return rows[: self.request.max_jobs]
+    def _slots(self, lanes: Sequence[OpenLane]) -> tuple[int, int]:
+        """How many slots are free, and how many of these are not for batches."""
+        slots = self._fit.max_concurrent_jobs
+        kept = self._heads.shares.slots_kept(slots)
+        if not kept or not any(lane.is_batch for lane in lanes):
+            return self.request.max_jobs, 0
+        return slots - self._heads.fleet.held(self.request.worker_id), kept
+
+    def _ranked(self, lane: Row, model: LoadedModel | None) -> Iterator[tuple[Rank, Row]]:
+        """A lane's jobs with their ranks, the best first, less what is left for warm workers."""
+        warm, chill = model is not None, self._chill(lane, model)
+        for job in self._jobs_of(lane["lane_id"]):
+            if self._has_suspect and self._must_run_apart(job):
+                continue
+            if warm or not self._is_left(lane, job):
+                yield _rank(job, self._tx.now, chill), job
+
+    def _chill(self, lane: Row, model: LoadedModel | None) -> int:
+        if model is not None:
+            return 1
+        return 2 if (lane["family"], lane["version"]) in self._on_disk else 3
+
+    def _jobs_of(self, lane_id: int) -> Iterator[Row]:
+        """The jobs of a lane in their order; further ones are read when they are asked for."""
+        count, seen = self.request.max_jobs, 0
+        jobs = self._heads.known(lane_id) or self._heads.first(lane_id, count)
+        while jobs:
+            yield from jobs
+            last, seen = place_of(jobs[-1]), seen + len(jobs)
+            if seen >= MOST_READ:
+                return
+            more = self._heads.first(lane_id, max(count, 2 * seen))
+            jobs = [job for job in more if place_of(job) > last]
+
+    def _must_run_apart(self, job: Row) -> bool:
+        """Whether to leave a job because the worker has another suspect; notes that it gets one."""
+        if not self._heads.suspects.is_one(job):
+            return False
+        if self._has_suspect is None:
+            self._has_suspect = self._heads.suspects.has_one(self.request.worker_id)
+        if self._has_suspect:
+            self._ask_again_in(LEFT_TO_RUN_APART_SECONDS)
+            return True
+        self._has_suspect = True
+        return False
 
     def _is_left(self, lane: Row, job: Row) -> bool:
         assert self._peers is not None
@@ -219,9 +194,9 @@ def _is_same(job: Row, row: Row | None) -> bool:
     return row is not None and bool(row["lane_id"] == job["lane_id"])
 
 
-def _rank(job: Row, now: float, chill: int) -> tuple[int, int, int]:
+def _rank(job: Row, now: float, chill: int) -> Rank:
     overdue = now - job["submitted_at"] >= WARM_MAY_OVERTAKE_SECONDS
-    return -job["priority"], 0 if overdue else chill, job["seq"]
+    return -job["priority"], OVERDUE if overdue else chill, job["seq"]
 
 
 def _fits(lane: Row, request: ClaimRequest, fit: Fit, model: LoadedModel | None) -> bool:

@@ -12,14 +12,16 @@ from ..lease_core import Claim
 from ..records import Claimed, ClaimRequest, LeasedJob, LoadedModel
 from ..state_machine import JobState
 from .carry_out import Ledger
-from .choosing import Choice, Heads
+from .choosing import Choice
 from .engine import LOCK, fields_of
 from .fitting import Fit
+from .heads import Heads
 from .jobs_loaded import JOB_COLUMNS, LoadedJob
 from .many import INT, TEXT, Among
 from .progress import begins_again, progress_of
 from .queries import job_from_row
 from .rows import ROW_JOB_TYPES, finished_rows
+from .shares import Shares
 from .transaction import Row, Transaction
 from .warm_peers import load_seconds
 
@@ -79,7 +81,12 @@ WHERE jobs.job_id = ANY(:keys) ORDER BY jobs.seq
 
 
 def claim(
-    tx: Transaction, requests: Sequence[ClaimRequest], *, lease_seconds: float, most_lost: int
+    tx: Transaction,
+    requests: Sequence[ClaimRequest],
+    *,
+    lease_seconds: float,
+    most_lost: int,
+    shares: Shares,
 ) -> list[Claimed | CortexError]:
     """Lease to each up to `max_jobs` jobs that fit, in the order in which they asked.
 
@@ -90,7 +97,7 @@ def claim(
         for row in tx.among(_WORKERS, {request.worker_id for request in requests})
     }
     answered = _answered(tx, requests)
-    heads = Heads(tx, most_lost)
+    heads = Heads(tx, most_lost, shares)
     answers: dict[int, Claimed | CortexError] = {}
     choices: dict[int, Choice] = {}
     for place, request in enumerate(requests):

@@ -10,6 +10,7 @@ from .attempts import renew_loaded, report_loaded
 from .carry_out import Random
 from .claiming import claim
 from .jobs_loaded import load_jobs
+from .shares import Shares
 from .transaction import Transaction
 
 
@@ -19,6 +20,7 @@ def exchange(
     *,
     lease_seconds: float,
     most_lost: int,
+    shares: Shares,
     random: Random,
 ) -> list[Exchanged]:
     """Carry out all reports, then all renewals, then all claims."""
@@ -37,7 +39,13 @@ def exchange(
             strict=True,
         )
     )
-    claims = claim(tx, list(wanted.values()), lease_seconds=lease_seconds, most_lost=most_lost)
+    claims = claim(
+        tx,
+        list(wanted.values()),
+        lease_seconds=lease_seconds,
+        most_lost=most_lost,
+        shares=shares,
+    )
     claimed = dict(zip(wanted, claims, strict=True))
     return [
         _answer(reported.get(place, ()), renewed.get(place, ()), claimed.get(place))

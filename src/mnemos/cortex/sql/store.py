@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..notifier import Notifier
 from ..numbers import Measurements, QueueNumbers, Totals
@@ -62,6 +62,7 @@ from .batch_store import SqlBatchStore
 from .engine import Connection, Engine
 from .key_store import SqlKeyStore
 from .readers import Readers
+from .shares import Shares
 from .transaction import Transaction
 from .writer import Writer
 
@@ -83,6 +84,7 @@ class SqlStore:
         worker_retention_seconds: float = 86_400.0,
         timeout_grace_seconds: float = 10.0,
         max_lost_workers: int = MAX_LOST_WORKERS,
+        shares: Shares | None = None,
         random: Callable[[], float] = random_module.random,
         measure: Callable[[Measurements], None] = lambda measurements: None,
     ) -> None:
@@ -96,13 +98,16 @@ class SqlStore:
         self._random = random
         self._measure = measure
         self._stack = AsyncExitStack()
-        most_lost = max_lost_workers
-        self._claim = partial(claiming.claim, lease_seconds=lease_seconds, most_lost=most_lost)
+        self.shares = shares or Shares()
+        claims: dict[str, Any] = {
+            "lease_seconds": lease_seconds,
+            "most_lost": max_lost_workers,
+            "shares": self.shares,
+        }
+        self._claim = partial(claiming.claim, **claims)
         self._renew = partial(attempts.renew, lease_seconds=lease_seconds)
         self._report = partial(attempts.report, random=random)
-        self._exchange = partial(
-            exchanging.exchange, lease_seconds=lease_seconds, most_lost=most_lost, random=random
-        )
+        self._exchange = partial(exchanging.exchange, **claims, random=random)
         self._writer = Writer(engine, self._committed)
         self._readers = Readers(engine)
         self.batches = SqlBatchStore(self._writer, self._readers)

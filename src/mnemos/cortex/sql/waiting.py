@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from ..records import MOST_COUNTED, ModelKey, WaitingLane
-from .choosing import _HEADS, _QUEUED_LANES
 from .engine import Connection
+from .heads import HEADS, QUEUED_LANES
 from .transaction import Row
 
 MOST_LANES = 64
@@ -15,11 +15,11 @@ MOST_LANES = 64
 
 def waiting_lanes(connection: Connection) -> list[WaitingLane]:
     """Return the lanes that have jobs to be claimed now, with the first of each."""
-    lanes = list(islice(connection.execute(_QUEUED_LANES, {}), MOST_LANES))
+    lanes = list(islice(connection.execute(QUEUED_LANES, {}), MOST_LANES))
     found = []
     for lane in lanes:
         wanted = {"lane_id": lane["lane_id"], "limit": MOST_COUNTED}
-        heads = list(connection.execute(_HEADS, wanted))
+        heads = list(connection.execute(HEADS, wanted))
         if heads:
             found.append(_lane(lane, heads[0], len(heads)))
     return found

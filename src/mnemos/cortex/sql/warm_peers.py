@@ -57,14 +57,17 @@ class WarmFleet:
             self._peers = [_read_peer(row) for row in self._tx.all(_PEERS, {})]
         return [peer for peer in self._peers if peer.worker_id != worker_id]
 
+    def held(self, worker_id: str) -> int:
+        """How many jobs a worker has."""
+        if worker_id not in self._held:
+            row = self._tx.one(_HELD, {"worker_id": worker_id})
+            assert row is not None
+            self._held[worker_id] = int(row["held"])
+        return self._held[worker_id] + self._just_taken.get(worker_id, 0)
+
     def free_slots(self, peer: _Peer) -> int:
         """How many jobs more a worker takes."""
-        if peer.worker_id not in self._held:
-            row = self._tx.one(_HELD, {"worker_id": peer.worker_id})
-            assert row is not None
-            self._held[peer.worker_id] = int(row["held"])
-        held = self._held[peer.worker_id] + self._just_taken.get(peer.worker_id, 0)
-        return max(0, peer.fit.max_concurrent_jobs - held)
+        return max(0, peer.fit.max_concurrent_jobs - self.held(peer.worker_id))
 
 
 class WarmPeers:
@@ -80,10 +83,6 @@ class WarmPeers:
         self._fleet = fleet
         self._peers: list[_Peer] | None = None
         self._free: dict[str, int] = {}
-
-    def room_for(self, lane: Row) -> int:
-        """How many jobs of the lane could be left for others at most."""
-        return sum(self._free_slots(peer) for peer in self._fitting(lane))
 
     def seconds_to_leave(self, lane: Row, job: Row) -> float:
         """How long a job of the lane is still left for others; 0 when anyone may have it."""
