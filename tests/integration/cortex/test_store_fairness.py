@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cortex_tools import StoreTools
 
+from mnemos.cortex.notifier import worker_topic
 from mnemos.cortex.records import ClaimRequest, LeasedJob, LoadedModel, ModelKey, Report
 from mnemos.cortex.state_machine import JobState
 
@@ -144,3 +145,19 @@ async def test_a_claim_that_leaves_batches_says_when_to_ask_again(tools: StoreTo
     assert len(await tools.claim(max_jobs=4)) == 3
     claimed = await tools.store.claim(ClaimRequest(worker_id="wrk_a", max_jobs=1))
     assert (len(claimed.jobs), claimed.again_in_seconds) == (0, 1.0)
+
+
+async def test_a_worker_that_was_refused_a_batch_is_woken_when_a_slot_is_free(
+    tools: StoreTools,
+) -> None:
+    await tools.register(slots=4)
+    await wait(tools, 9, is_batch=True)
+    held = await tools.claim(max_jobs=4)
+    with tools.notifier.subscribe(worker_topic("wrk_a")) as ear:
+        await finish(tools, held[:1])
+        assert not await ear.wait(0), "nothing was refused it"
+        assert len(await tools.claim()) == 1
+        assert await tools.claim() == []
+        await finish(tools, held[1:2])
+        assert await ear.wait(0)
+        assert len(await tools.claim()) == 1

@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ..notifier import Notifier
+from ..notifier import Notifier, worker_topic
 from ..numbers import Measurements, QueueNumbers, Totals
 from ..records import (
     ActionRecord,
@@ -292,30 +292,43 @@ class SqlStore:
 
     async def report(self, worker_id: str, reports: Sequence[Report]) -> list[RefVerdict]:
         """End attempts; exactly one attempt of a job is ever accepted as its completion."""
-        return await self._writer.run_combined(
+        verdicts = await self._writer.run_combined(
             self._report,
             (worker_id, reports),
             workers=[worker_id],
             jobs=[report.job_id for report in reports],
         )
+        self._has_free_slots(worker_id)
+        return verdicts
 
     async def release(self, worker_id: str, releases: Sequence[Release]) -> list[RefVerdict]:
         """Give jobs back to the queue at once, asking for more memory where it was too little."""
-        return await self._writer.run_combined(
+        verdicts = await self._writer.run_combined(
             attempts.release,
             (worker_id, releases),
             jobs=[release.job_id for release in releases],
         )
+        self._has_free_slots(worker_id)
+        return verdicts
 
     async def exchange(self, told: Exchange) -> Exchanged:
         """Report, renew and claim in one commit; a claim whose caller is gone is released."""
-        return await self._writer.run_combined(
+        exchanged: Exchanged = await self._writer.run_combined(
             self._exchange,
             told,
             undo=partial(_release_exchanged, told.worker_id),
             workers=[told.worker_id],
             jobs=exchanging.jobs_named(told),
         )
+        if told.reports:
+            self._has_free_slots(told.worker_id)
+        return exchanged
+
+    def _has_free_slots(self, worker_id: str) -> None:
+        """Wake a worker's claims if jobs of batches were left to keep its last slots free."""
+        if worker_id in self.shares.held_back:
+            self.shares.held_back.discard(worker_id)
+            self._notifier.notify([worker_topic(worker_id)])
 
     async def reap(self) -> Reaped:
         """End what is overdue: leases, timeouts, silent workers."""
