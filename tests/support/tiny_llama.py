@@ -10,6 +10,17 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+TOOLS_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\nTools:\n"
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}\n<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""One that knows tools, as Hermes and Qwen have it."""
 _CORPUS = [
     "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs.",
     "What is the capital of France? The capital of France is Paris, said the assistant.",
@@ -19,7 +30,12 @@ _CORPUS = [
 
 
 def build_tiny_llama(
-    directory: Path, *, seed: int = 0, context: int = 256, hidden_size: int = 64
+    directory: Path,
+    *,
+    seed: int = 0,
+    context: int = 256,
+    hidden_size: int = 64,
+    chat_template: str = CHAT_TEMPLATE,
 ) -> Path:
     """Write the model's folder (safetensors, tokenizer, chat template); the same for a seed.
 
@@ -30,7 +46,7 @@ def build_tiny_llama(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     directory.mkdir(parents=True, exist_ok=True)
-    vocabulary = _write_tokenizer(directory, context)
+    vocabulary = _write_tokenizer(directory, context, chat_template)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden_size,
@@ -52,7 +68,7 @@ def build_tiny_llama(
     return directory
 
 
-def _write_tokenizer(directory: Path, context: int) -> int:
+def _write_tokenizer(directory: Path, context: int, chat_template: str) -> int:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -72,7 +88,7 @@ def _write_tokenizer(directory: Path, context: int) -> int:
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         model_max_length=context,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )
     fast.save_pretrained(directory)
     return len(fast)

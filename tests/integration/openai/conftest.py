@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 from openai import AsyncOpenAI
 from openai_tools import official_client
-from tiny_llama import build_tiny_llama
+from tiny_llama import TOOLS_TEMPLATE, build_tiny_llama
 from tiny_pooling import build_tiny_embedder
 
 from mnemos.cortex.server import CortexServer
@@ -27,7 +27,9 @@ CONTEXT = 512
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cortex_url(tmp_path_factory: object) -> AsyncIterator[str]:
-    """A platform with the models chat:1 and reader:1, and a worker that runs them."""
+    """A platform with the models chat:1, caller:1, which knows tools, and reader:1, and a worker
+    that runs them.
+    """
     root: Path = tmp_path_factory.mktemp("openai")  # type: ignore[attr-defined]
     engram = f"file://{root / 'engram'}"
     async with (
@@ -42,6 +44,8 @@ async def cortex_url(tmp_path_factory: object) -> AsyncIterator[str]:
         store = ObjectStore.from_url(engram)
         chat = build_tiny_llama(root / "chat", context=CONTEXT)
         await registry.register(await push_directory(store, chat, "chat", "1"))
+        caller = build_tiny_llama(root / "caller", context=CONTEXT, chat_template=TOOLS_TEMPLATE)
+        await registry.register(await push_directory(store, caller, "caller", "1"))
         reader = build_tiny_embedder(root / "reader")
         await registry.register(await push_directory(store, reader, "reader", "1"))
         worker = NEURONWorker(

@@ -145,7 +145,7 @@ async def test_embeddings_as_numbers_and_as_bytes_are_the_same(client: AsyncOpen
 
 async def test_models(client: AsyncOpenAI) -> None:
     models = [model.id async for model in client.models.list()]
-    assert sorted(models) == ["chat:1", "reader:1"]
+    assert sorted(models) == ["caller:1", "chat:1", "reader:1"]
     assert (await client.models.retrieve("chat")).id == "chat:1"
     with pytest.raises(openai.NotFoundError) as caught:
         await client.models.retrieve("org/other:lora")

@@ -121,7 +121,7 @@ async def refusal(given: Any, catalog: Catalog | None = None) -> ApiError:
         ({"input": {"messages": []}}, "input.messages"),
         ({"input": {"messages": [{"role": "god", "content": ""}]}}, "input.messages.0.role"),
         (
-            {"input": {"prompt": "a", "parameters": {"max_tokens": 0}}},
+            {"input": {"prompt": "a", "parameters": {"max_tokens": -1}}},
             "input.parameters.max_tokens",
         ),
         (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 from pydantic import field_validator as check
@@ -56,6 +58,8 @@ Code = Literal[
     "internal",
 ]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+TokenText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Megabytes = Annotated[int, Field(ge=0, le=2**40)]
 
@@ -68,7 +72,8 @@ class _Strict(BaseModel):
 class Sampling(_Strict):
     """How tokens are drawn, and when drawing ends."""
 
-    max_tokens: int = Field(default=512, gt=0, le=2**31)
+    max_tokens: int = Field(default=512, ge=0, le=2**31)
+    """0 goes with prompt_logprobs: the prompt is read, and nothing is drawn."""
     min_tokens: int = Field(default=0, ge=0, le=2**31)
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -90,6 +95,12 @@ class Sampling(_Strict):
     """How many answers to draw; with more than one the result is their list."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Tell every token's log-probability, and those of as many alternatives."""
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Tell the same of every token of the prompt; the first one has none."""
+    logit_bias: dict[TokenText, Bias] = Field(default_factory=dict, max_length=1024)
+    """What is added to tokens' logits, by their numbers."""
+    tools: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=128)
+    """What the model may call, in OpenAI's form: its chat template tells it of them."""
     json_schema: Annotated[dict[str, Any], AfterValidator(_check_guide)] | None = None
     """The answer is JSON that this schema allows."""
     regex: str | None = Field(default=None, min_length=1, max_length=10_000)
@@ -118,14 +129,56 @@ class Sampling(_Strict):
             raise ValueError("stream goes with n = 1: send one job for each answer")
         if self.target is not None and (self.n > 1 or given):
             raise ValueError(f"target is scored as it stands: leave {(given or ['n'])[0]} out")
+        if self.max_tokens == 0 and (self.prompt_logprobs is None or self.n > 1):
+            raise ValueError("max_tokens of 0 goes with prompt_logprobs and with n = 1")
+        if self.target is not None and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs goes without a target")
         return self
 
 
-class Message(_Strict):
+class _Grown(_Strict):
+    """Fields that came later are no part of what says nothing of them: a request from before
+    is the same request still, whatever it is compared with.
+    """
+
+    _later: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = dump(self)
+        for name in self._later:
+            if told.get(name, False) is None:
+                del told[name]
+        return told
+
+
+class CalledFunction(_Strict):
+    """Which tool was called, with what: JSON in a text."""
+
+    name: str = Field(min_length=1, max_length=128)
+    arguments: str
+
+
+class ToolCall(_Strict):
+    """A call that an assistant made."""
+
+    id: str = Field(min_length=1, max_length=256)
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(_Grown):
     """One turn of a conversation."""
+
+    _later = frozenset({"tool_calls", "tool_call_id", "name"})
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=128)
+    tool_call_id: str | None = Field(default=None, max_length=256)
+    """Whose result a tool's message is."""
+    name: str | None = Field(default=None, max_length=128)
+    """The tool's."""
 
 
 class TextRow(_Strict):
@@ -167,8 +220,10 @@ class ModelChoice(_Strict):
     runtime_config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Input(_Strict):
+class Input(_Grown):
     """What a model is asked: exactly one of a prompt, a conversation, or rows of a batch."""
+
+    _later = frozenset({"prompt_token_ids"})
 
     prompt: str | None = Field(default=None, min_length=1)
     messages: list[Message] | None = Field(default=None, min_length=1)
@@ -177,10 +232,18 @@ class Input(_Strict):
         default_factory=dict, description="max_tokens, temperature, stop, stream, …"
     )
     context: str | None = None
+    prompt_token_ids: list[Annotated[int, Field(ge=0, lt=2**32)]] | None = Field(
+        default=None, min_length=1, description="A prompt as the model's own tokens."
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
-        named = {"prompt": self.prompt, "messages": self.messages, "inputs": self.inputs}
+        named = {
+            "prompt": self.prompt,
+            "messages": self.messages,
+            "inputs": self.inputs,
+            "prompt_token_ids": self.prompt_token_ids,
+        }
         given = [name for name, value in named.items() if value is not None]
         if len(given) != 1:
             but = f", not {' and '.join(given)}" if given else ""

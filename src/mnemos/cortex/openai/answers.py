@@ -57,21 +57,25 @@ def chat_logprobs(told: dict[str, Any]) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(told: dict[str, Any], offset: int) -> dict[str, Any] | None:
-    """The same in a completion's form; `offset` is where the text begins."""
+def text_logprobs(
+    told: dict[str, Any], echo: str = "", prompt: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any] | None:
+    """The same in a completion's form; `echo` is what stands before the text, and `prompt` the
+    entries of its tokens, if they are told as well.
+    """
     if "logprobs" not in told:
         return None
+    entries = [*prompt, *told["logprobs"]]
+    # What a tokenizer puts before a prompt, like a token that begins it, is none of the text.
+    offset = len(echo) - sum(len(entry["token"]) for entry in prompt)
     offsets = []
-    for entry in told["logprobs"]:
-        offsets.append(offset)
+    for entry in entries:
+        offsets.append(max(0, offset))
         offset += len(entry["token"])
     return {
-        "tokens": [entry["token"] for entry in told["logprobs"]],
-        "token_logprobs": [entry["logprob"] for entry in told["logprobs"]],
-        "top_logprobs": [
-            {other["token"]: other["logprob"] for other in entry["top"]}
-            for entry in told["logprobs"]
-        ],
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [_best(entry) for entry in entries],
         "text_offset": offsets,
     }
 
@@ -79,6 +83,13 @@ def text_logprobs(told: dict[str, Any], offset: int) -> dict[str, Any] | None:
 def as_base64(vector: Sequence[float]) -> str:
     """A vector as OpenAI's clients ask for it by default: little-endian float32 in base64."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def _best(entry: dict[str, Any]) -> dict[str, float] | None:
+    """The likeliest tokens by their texts; of tokens with the same text the likelier counts."""
+    if entry["logprob"] is None:
+        return None
+    return {other["token"]: other["logprob"] for other in reversed(entry["top"])}
 
 
 def _scored(entry: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -33,18 +34,17 @@ async def create(
     if body.stream:
         return await _stream(asked, body)
     answers = await asked.answers(request)
-    return json_response(completion_of(answers, body.prompts if body.echo else None))
+    return json_response(completion_of(answers, echo=bool(body.echo)))
 
 
-def completion_of(
-    answers: Sequence[Answer], prompts: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """The body of answers that are told whole, behind their prompts if these are given."""
+def completion_of(answers: Sequence[Answer], *, echo: bool = False) -> dict[str, Any]:
+    """The body of answers that are told whole, with `echo` behind their prompts."""
     choices: list[dict[str, Any]] = []
-    for echo, answer in zip(prompts or [""] * len(answers), answers, strict=True):
+    for answer in answers:
+        before = _prompt_of(answer) if echo else ""
         for text, told in choices_of(answer):
-            scores = text_logprobs(told, len(echo))
-            choices.append(_choice(len(choices), echo + text, scores, told["finish_reason"]))
+            scores = text_logprobs(told, before, answer.metadata.get("prompt_logprobs", ()))
+            choices.append(_choice(len(choices), before + text, scores, told["finish_reason"]))
     head = envelope(TEXT, PREFIX, answers[0].job)
     return head | {"choices": choices, "usage": usage(answers, choices=1)}
 
@@ -53,23 +53,33 @@ async def _stream(asked: Asked, body: CompletionRequest) -> Response:
     head = envelope(TEXT, PREFIX, await asked.first_job())
     begun: set[int] = set()
 
+    def prompt(index: int) -> str:
+        asked_for = body.prompts[index // body.choices]
+        return asked_for if body.echo and isinstance(asked_for, str) else ""
+
     def echo(index: int) -> str:
-        if index in begun or not body.echo:
+        if index in begun:
             return ""
         begun.add(index)
-        return body.prompts[index // body.choices]
+        return prompt(index)
 
-    def piece(index: int, text: str) -> dict[str, Any]:
-        return head | {"choices": [_choice(index, echo(index) + text)]}
+    def piece(index: int, text: str) -> list[dict[str, Any]]:
+        return [_choice(index, echo(index) + text)]
 
-    def last(index: int, answer: Answer) -> dict[str, Any]:
+    def last(index: int, answer: Answer) -> list[dict[str, Any]]:
         told = answer.metadata
-        scores = text_logprobs(told, 0)
-        return head | {"choices": [_choice(index, echo(index), scores, told["finish_reason"])]}
+        scores = text_logprobs(told, prompt(index), told.get("prompt_logprobs", ()))
+        return [_choice(index, echo(index), scores, told["finish_reason"])]
 
     return AnswerStream(
-        asked, piece, last, with_usage=body.with_usage, choices=body.choices
+        asked, head, piece, last, with_usage=body.with_usage, choices=body.choices
     ).response()
+
+
+def _prompt_of(answer: Answer) -> str:
+    """What was to be continued; the worker tells the text of tokens."""
+    prompt: str | None = json.loads(answer.job.input or "{}").get("prompt")
+    return answer.metadata.get("prompt_text", "") if prompt is None else prompt
 
 
 def _choice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,6 +30,7 @@ _STATUS_BY_CODE = {
     "storage_unavailable": 503,
 }
 _RETRY_SECONDS = "2"
+_FIELD = re.compile(r"([a-z_]+): ")
 
 
 def refusal(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
@@ -46,7 +48,10 @@ def failure_of(job: JobRecord) -> ApiError:
     """What is told of a job that ended without an answer."""
     code = job.error_code or ("timeout" if job.status is JobState.TIMEOUT else job.status.value)
     message = job.error or f"The job {job.job_id} ended as {job.status.value}."
-    return ApiError(_STATUS_BY_CODE.get(code, 500), code, message, headers=NO_RETRY)
+    # A worker names what is at fault as everybody does: at the beginning of its sentence.
+    field = _FIELD.match(message) if code == "invalid_input" else None
+    status = _STATUS_BY_CODE.get(code, 500)
+    return ApiError(status, code, message, field[1] if field else None, headers=NO_RETRY)
 
 
 def install_errors(app: FastAPI) -> None:

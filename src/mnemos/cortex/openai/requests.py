@@ -343,9 +343,10 @@ class CompletionRequest(_Sampled):
         """What is to be continued."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # one prompt of tokens
-        return list(self.prompt)
+        several: list[Any] = [*self.prompt]
+        if several and isinstance(several[0], int):
+            return [several]  # one prompt of tokens
+        return several
 
     def jobs(self, endpoint: str) -> list[dict[str, Any]]:
         """The jobs that answer, prompt by prompt; prompts go past the chat template."""

@@ -23,10 +23,10 @@ DONE = b"data: [DONE]\n\n"
 _KEEP_ALIVE = b": keep-alive\n\n"
 _NOT_BUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-Piece = Callable[[int, str], dict[str, Any]]
-"""Some more text of a choice."""
-Last = Callable[[int, Answer], dict[str, Any]]
-"""The end of a choice."""
+Piece = Callable[[int, str], list[dict[str, Any]]]
+"""What some more text of a choice brings, each a choice of its own event."""
+Last = Callable[[int, Answer], list[dict[str, Any]]]
+"""The same of a choice's end."""
 
 
 class SpoiltError(Exception):
@@ -73,9 +73,17 @@ class AnswerStream:
     """
 
     def __init__(
-        self, asked: Asked, piece: Piece, last: Last, *, with_usage: bool, choices: int
+        self,
+        asked: Asked,
+        head: dict[str, Any],
+        piece: Piece,
+        last: Last,
+        *,
+        with_usage: bool,
+        choices: int,
     ) -> None:
         self._asked = asked
+        self._head = head
         self._piece = piece
         self._last = last
         self._with_usage = with_usage
@@ -109,7 +117,7 @@ class AnswerStream:
                 if not events:
                     yield _KEEP_ALIVE
                 elif text := self._new_text(index, events):
-                    yield _data(self._piece(index, text))
+                    yield self._event(self._piece(index, text))
         if asked.cortex.notifier.closed:
             yield _error(503, "unavailable", STOPPING)
             return
@@ -117,12 +125,16 @@ class AnswerStream:
         for index, sent in enumerate(self._texts):
             answers.append(await asked.answer(index))
             if rest := sent.rest(answers[-1].result):
-                yield _data(self._piece(index, rest))
-            yield _data(self._last(index, answers[-1]))
+                yield self._event(self._piece(index, rest))
+            yield self._event(self._last(index, answers[-1]))
         if self._with_usage:
-            told = self._last(0, answers[0]) | {"choices": []}
-            yield _data(told | {"usage": usage(answers, self._choices)})
+            counted = usage(answers, self._choices)
+            yield _data(self._head | {"choices": [], "usage": counted})
         yield DONE
+
+    def _event(self, choices: Sequence[dict[str, Any]]) -> bytes:
+        """An event for each of the choices."""
+        return b"".join(_data(self._head | {"choices": [choice]}) for choice in choices)
 
     def _new_text(self, index: int, events: Sequence[EventRecord]) -> str:
         text = self._texts[index]
