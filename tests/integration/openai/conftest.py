@@ -44,7 +44,7 @@ async def cortex_url(tmp_path_factory: object) -> AsyncIterator[str]:
         store = ObjectStore.from_url(engram)
         chat = build_tiny_llama(root / "chat", context=CONTEXT)
         await registry.register(await push_directory(store, chat, "chat", "1"))
-        caller = build_tiny_llama(root / "caller", context=CONTEXT, chat_template=TOOLS_TEMPLATE)
+        caller = build_tiny_llama(root / "caller", context=2048, chat_template=TOOLS_TEMPLATE)
         await registry.register(await push_directory(store, caller, "caller", "1"))
         reader = build_tiny_embedder(root / "reader")
         await registry.register(await push_directory(store, reader, "reader", "1"))
