@@ -45,7 +45,8 @@ class Job(BaseModel):
     """A job. Lists leave out input, result, output_metadata and metrics unless asked.
 
     A cancelled or timed-out job has the result that it had got to, if its worker told.
-    `engine_crashes` is there where engines died under the job, `lost_workers` where workers did.
+    `engine_crashes` is there where engines died under the job, `lost_workers` where workers did,
+    `key_id` where it was submitted with an API key.
     """
 
     job_id: str
@@ -60,6 +61,7 @@ class Job(BaseModel):
     requirements: Requirements
     group: str | None
     idempotency_key: str | None
+    key_id: str | None = None
     trace: str | None
     attempt: int
     retries_used: int
@@ -196,6 +198,28 @@ class Queue(BaseModel):
     oldest_pending_seconds: float
     by_priority: dict[str, int]
     by_model: list[ModelQueue]
+
+
+class ModelDemand(BaseModel):
+    """One model's share of what is wanted."""
+
+    family: str
+    version: str
+    runtime: str
+    min_memory_mb: int
+    min_gpu_memory_mb: int
+    waiting: int
+    running: int
+
+
+class Demand(BaseModel):
+    """How many workers of a kind the queue wants."""
+
+    workers_wanted: int
+    waiting: int
+    running: int
+    oldest_waiting_seconds: float
+    models: list[ModelDemand]
 
 
 class Stats(BaseModel):

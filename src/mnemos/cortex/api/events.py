@@ -15,6 +15,7 @@ from ..records import EventRecord
 from . import documents
 from .context import ApiContext, Cortex
 from .following import follow
+from .ownership import check_own
 from .views import encode, job_view
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -41,6 +42,7 @@ async def stream_job(
     long ago the log may be kept no longer (410); the job itself still has its result.
     """
     start = _after(last_event_id) if last_event_id else from_sequence
+    await check_own(cortex, job_id)
     await cortex.store.read_events(job_id, start, 1)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(

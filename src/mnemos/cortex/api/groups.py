@@ -32,6 +32,7 @@ async def group_results(
     wait_seconds: Annotated[float, Query(ge=0, le=60)] = 20,
 ) -> Response:
     """Finished jobs in finishing order; at once if there are any, or if all have finished."""
+    group = cortex.principal.own_name(group)
     position = read_cursor(after, "after") if after else 0
     jobs, counts = await _wait(cortex, group, position, limit, wait_seconds)
     last = jobs[-1].finish_seq if jobs else position
@@ -68,4 +69,6 @@ async def _wait(
 )
 async def cancel_group(group: str, cortex: Cortex) -> Response:
     """Stop every job of the group that has not ended."""
-    return json_response({"cancelled": await cortex.store.cancel_group(group)})
+    return json_response(
+        {"cancelled": await cortex.store.cancel_group(cortex.principal.own_name(group))}
+    )

@@ -19,6 +19,7 @@ from ..store import MAX_PAGE_BYTES
 from . import documents
 from .context import ApiContext, Cortex
 from .cursors import read_cursor, write_cursor
+from .ownership import check_own, job_of, owner_filter
 from .schemas import JobSubmit, Key
 from .submission import parse_job
 from .views import attempt_view, job_view, json_response
@@ -110,9 +111,10 @@ async def list_jobs(
         family=family or None,
         version=version or None,
         worker_id=worker_id,
-        group=group,
+        group=cortex.principal.own_name(group) if group else None,
         job_type=job_type,
         error_code=error_code,
+        key_id=owner_filter(cortex),
         submitted_after=_seconds(submitted_after),
         submitted_before=_seconds(submitted_before),
         before_seq=None if cursor is None else read_cursor(cursor, "cursor"),
@@ -136,7 +138,7 @@ async def list_jobs(
 )
 async def get_job(job_id: str, cortex: Cortex) -> Response:
     """A job, its attempts, and what it waits for if it does."""
-    job = await cortex.store.get_job(job_id)
+    job = await job_of(cortex, job_id)
     attempts = await cortex.store.get_attempts(job_id)
     view = job_view(job)
     view["attempts"] = [attempt_view(attempt) for attempt in attempts]
@@ -162,6 +164,7 @@ async def get_job(job_id: str, cortex: Cortex) -> Response:
 )
 async def cancel_job(job_id: str, cortex: Cortex) -> Response:
     """Stop a job at once while it waits, through its worker while it runs."""
+    await check_own(cortex, job_id)
     await cortex.store.cancel_job(job_id)
     return await _job_answer(cortex, job_id)
 
@@ -174,6 +177,7 @@ async def cancel_job(job_id: str, cortex: Cortex) -> Response:
 )
 async def retry_job(job_id: str, cortex: Cortex) -> Response:
     """Put a failed, timed out or cancelled job back in the queue."""
+    await check_own(cortex, job_id)
     await cortex.store.retry_job(job_id)
     return await _job_answer(cortex, job_id)
 
@@ -218,6 +222,7 @@ def _as_stored(new: NewJob, submitted_at: float) -> JobRecord:
         error_code=None,
         error=None,
         error_retryable=None,
+        key_id=new.key_id,
     )
 
 

@@ -75,6 +75,8 @@ async def redrive_jobs(cortex: Cortex, wanted: Annotated[Redrive, Body()]) -> Re
     left alone, so that it ends; sent again it finds nothing but those.
     """
     which, after = _dead_letters(wanted)
+    if which.group is not None:
+        which = replace(which, group=cortex.principal.own_name(which.group))
     if wanted.dry_run:
         count = await cortex.store.count_dead_letters(which, wanted.limit)
         return _answer(count, dry_run=True)

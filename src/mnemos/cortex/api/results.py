@@ -24,6 +24,7 @@ from ..records import JobRecord
 from ..state_machine import TERMINAL
 from . import documents
 from .context import ApiContext, Cortex
+from .ownership import job_of
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 _log = structlog.get_logger(__name__)
@@ -41,7 +42,7 @@ async def get_result(job_id: str, cortex: Cortex) -> Response:
     access to ENGRAM and can only tell where the answer lies. An answer that turns out to be
     damaged ends before its last bytes.
     """
-    job = await cortex.store.get_job(job_id)
+    job = await job_of(cortex, job_id)
     result = _result_of(job)
     stored = read_reference(result, job_id)
     if stored is None:

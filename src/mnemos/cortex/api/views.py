@@ -9,6 +9,7 @@ import msgspec
 from fastapi import Response
 
 from ..clock import as_text
+from ..principal import shown_name
 from ..records import AttemptRecord, JobRecord, WorkerRecord
 
 _encoder = msgspec.json.Encoder()
@@ -49,8 +50,8 @@ def job_view(job: JobRecord, *, full: bool = True) -> dict[str, Any]:
             "min_gpu_memory_mb": job.min_gpu_memory_mb,
             "tags": _raw(job.tags, "{}"),
         },
-        "group": job.group,
-        "idempotency_key": job.idempotency_key,
+        "group": shown_name(job.group, job.key_id),
+        "idempotency_key": shown_name(job.idempotency_key, job.key_id),
         "trace": job.trace,
         "attempt": job.attempt,
         "retries_used": job.retries_used,
@@ -62,6 +63,8 @@ def job_view(job: JobRecord, *, full: bool = True) -> dict[str, Any]:
         "finished_at": as_text(job.finished_at),
         "error": _error_view(job),
     }
+    if job.key_id:
+        view["key_id"] = job.key_id
     if job.engine_crashes:
         view["engine_crashes"] = job.engine_crashes
     if job.lost_workers:
