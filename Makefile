@@ -11,14 +11,20 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALL := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary
 VLLM_READY := $(VLLM_VENV)/.ready
+SDKS_VENV := .venv-sdks
+SDKS_BIN := $(SDKS_VENV)/bin
+SDKS_INSTALL := $(SDKS_BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary --no-compile
+SDKS_READY := $(SDKS_VENV)/.ready
+SDKS_NODE := tests/sdks/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm chaos check bench protocol format lock lock-vllm clean
+.PHONY: help demo test test-vllm test-sdks chaos check bench protocol format lock lock-vllm lock-sdks clean
 
 help:
 	@echo 'make demo      run real prompts through CORTEX, GENOME, ENGRAM and a NEURON worker'
 	@echo 'make test      run every test; ARGS="tests/unit -k lease" runs those alone'
 	@echo 'make test-vllm build an environment with vLLM for CPUs, once, and run its tests'
+	@echo 'make test-sdks build an environment with other people'"'"'s clients, once, and run them'
 	@echo 'make chaos     count the promises about crashes; CHAOS=long counts them whole'
 	@echo 'make check     ruff, mypy --strict, import-linter, buf, generated-code drift'
 	@echo 'make bench     run the benchmarks'
@@ -26,6 +32,7 @@ help:
 	@echo 'make format    let ruff format and mend the code'
 	@echo 'make lock      write constraints.txt from the newest allowed versions'
 	@echo 'make lock-vllm the same for constraints-vllm.txt'
+	@echo 'make lock-sdks the same for constraints-sdks.txt'
 
 demo: $(RUN_READY)
 	$(BIN)/mnemos demo
@@ -42,6 +49,10 @@ endif
 
 test-vllm: $(DEV_READY) $(VLLM_READY)
 	NEURON_VLLM_PYTHON=$(abspath $(VLLM_BIN)/python) $(BIN)/python -m pytest tests/vllm $(SIDE_BY_SIDE) $(ARGS)
+
+# One after another: their one system is started once.
+test-sdks: $(DEV_READY) $(SDKS_READY) $(SDKS_NODE)
+	SDKS_PYTHON=$(abspath $(SDKS_BIN)/python) $(BIN)/python -m pytest tests/sdks $(ARGS)
 
 chaos: $(DEV_READY)
 	$(BIN)/python -m pytest tests/chaos/promises -m promise $(ARGS)
@@ -77,8 +88,17 @@ lock-vllm:
 	  $(VLLM_VENV)-lock/bin/python -m pip freeze | sed 's/+cpu//' ) > constraints-vllm.txt
 	rm -rf $(VLLM_VENV)-lock
 
+lock-sdks:
+	$(PYTHON) -m venv --clear $(SDKS_VENV)-lock
+	$(SDKS_VENV)-lock/bin/python -m pip install --disable-pip-version-check --prefer-binary $(SDK_NAMES)
+	( echo '# The clients that the tests ran with. Written by `make lock-sdks`.'; \
+	  $(SDKS_VENV)-lock/bin/python -m pip freeze ) > constraints-sdks.txt
+	rm -rf $(SDKS_VENV)-lock
+	cd tests/sdks/node && npm update --save --package-lock-only
+
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VLLM_VENV) $(VLLM_VENV)-lock .venv-peers dist
+	rm -rf $(VENV) $(VENV)-lock $(VLLM_VENV) $(VLLM_VENV)-lock $(SDKS_VENV) $(SDKS_VENV)-lock \
+	  tests/sdks/node/node_modules .venv-peers dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -105,3 +125,18 @@ $(VLLM_READY): constraints-vllm.txt scripts/vllm_requirements.py | $(VLLM_BIN)/p
 
 $(VLLM_BIN)/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
+
+# Every version is written down, so pip has nothing to choose; and the oldest client of OpenAI's
+# that is still around lies beside the newer one that the others need.
+SDK_NAMES := openai litellm langchain-openai instructor 'pydantic-ai-slim[openai]' schemathesis
+$(SDKS_READY): constraints-sdks.txt | $(SDKS_BIN)/python
+	$(SDKS_INSTALL) --no-deps -r constraints-sdks.txt
+	$(SDKS_INSTALL) --no-deps --upgrade --target $(SDKS_VENV)/openai-1.59 openai==1.59.9
+	@touch $@
+
+$(SDKS_BIN)/python:
+	$(PYTHON) -m venv $(SDKS_VENV)
+
+$(SDKS_NODE): tests/sdks/node/package-lock.json
+	cd tests/sdks/node && npm ci
+	@touch $@
