@@ -15,7 +15,9 @@ class Board:
     For threads. Whoever is handed a part owns it until `part_ended()`.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[Target], width: int) -> None:
+        self.width = width
+        """How many fetch at once."""
         self._changed = threading.Condition()
         self._parts = deque(part for target in targets for part in target.parts if not _empty(part))
         self._to_hash = deque(target for target in targets if not target.is_hashed_by_writer)
@@ -33,26 +35,44 @@ class Board:
         """As `stopping`, for those who want a function."""
         return self._stop.is_set()
 
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.stopping or self._unsettled == 0
+
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond a stop."""
         self._stop.wait(seconds)
 
-    def take_part(self) -> Part | None:
-        """Return the next part to fetch; wait for one; None when there will be no more."""
+    def rest(self, seconds: float) -> None:
+        """Wait, but not beyond the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._parts or self._is_over())
-            return None if self._is_over() else self._parts.popleft()
+            self._changed.wait_for(self.is_over, seconds)
+
+    def widen(self, width: int) -> None:
+        """Let so many fetch at once; those that are too many end their parts first."""
+        with self._changed:
+            self.width = width
+            self._changed.notify_all()
+
+    def take_part(self, number: int) -> Part | None:
+        """Return the next part to fetch; wait for one; None when there will be no more.
+
+        The fetchers are numbered from 0, and those beyond the width wait too.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: (self._parts and number < self.width) or self.is_over())
+            return None if self.is_over() else self._parts.popleft()
 
     def take_file(self) -> Target | None:
         """Return the next file to hash; None when there is no more."""
         with self._changed:
-            return self._to_hash.popleft() if self._to_hash and not self._is_over() else None
+            return self._to_hash.popleft() if self._to_hash and not self.is_over() else None
 
     def take_unsynced(self) -> Target | None:
         """Return a file whose bytes should go to the disk; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._to_sync or self._is_over())
-            return None if self._is_over() else self._to_sync.popleft()
+            self._changed.wait_for(lambda: self._to_sync or self.is_over())
+            return None if self.is_over() else self._to_sync.popleft()
 
     def part_ended(self, part: Part) -> None:
         """Say that a part is written whole."""
@@ -117,9 +137,6 @@ class Board:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-
-    def _is_over(self) -> bool:
-        return self.stopping or self._unsettled == 0
 
     def _prefix(self, target: Target, generation: int, position: int) -> tuple[int, int] | None:
         if target.generation != generation:

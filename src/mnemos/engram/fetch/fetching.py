@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from ..errors import DamagedObjectError, LocalDiskError, StorageUnavailableError
@@ -19,6 +20,7 @@ from .limits import Limits
 from .source import Interrupted, Link, Source, WholeOnly
 from .target import Part, Target
 from .wanted import WantedFile
+from .width import Width, first_width, processors, rate_of
 
 
 class Fetching:
@@ -53,7 +55,7 @@ class Fetching:
                 if self._stopped:
                     return
                 target.prepare()
-            board = Board(self._targets)
+            board = Board(self._targets, first_width(self._connections))
             with self._lock:
                 self._board = board
             if not self._stopped:
@@ -78,9 +80,12 @@ class Fetching:
         parts = sum(1 for target in self._targets for part in target.parts)
         fetchers = max(1, min(self._connections, parts))
         follower_count = sum(1 for target in self._targets if not target.is_hashed_by_writer)
-        hashers = min(self._limits.hashers, follower_count)
-        duties = [self._fetch_parts] * fetchers + [self._hash_files] * hashers
-        duties += [self._sync_files, self._allocate]
+        hashers = min(self._limits.hashers, processors(), follower_count)
+        duties: list[Callable[[Board], None]] = [
+            partial(self._fetch_parts, number) for number in range(fetchers)
+        ]
+        duties += [self._hash_files] * hashers
+        duties += [self._sync_files, self._allocate, Width(fetchers, rate_of(self._told_bytes)).run]
         with ThreadPoolExecutor(len(duties), thread_name_prefix="fetch") as threads:
             for duty in duties:
                 threads.submit(self._guarded, duty, board)
@@ -92,12 +97,15 @@ class Fetching:
             board.fail(error)
             self.stop()
 
-    def _fetch_parts(self, board: Board) -> None:
+    def _told_bytes(self) -> int:
+        return sum(target.told_bytes for target in self._targets)
+
+    def _fetch_parts(self, number: int, board: Board) -> None:
         link = self._source.link()
         with self._lock:
             self._links.append(link)
         with closing(link):
-            while (part := board.take_part()) is not None:
+            while (part := board.take_part(number)) is not None:
                 self._fetch(board, link, part)
 
     def _fetch(self, board: Board, link: Link, part: Part) -> None:

@@ -83,7 +83,8 @@ class Target:
         self._limits = limits
         self._on_bytes = on_bytes
         self._part_bytes = limits.part_bytes
-        self._told = 0
+        self.told_bytes = 0
+        """How many of its bytes are known to be here, each counted once."""
         self._unsynced = 0
         self._descriptor = -1
         self._has_journal = False
@@ -311,8 +312,8 @@ class Target:
     def _tell(self, count: int) -> None:
         """Tell of each byte once, whatever is fetched again."""
         with self._lock:
-            fresh = min(count, self.wanted.size - self._told)
-            self._told += fresh
+            fresh = min(count, self.wanted.size - self.told_bytes)
+            self.told_bytes += fresh
         if fresh and self._on_bytes is not None:
             self._on_bytes(fresh)
 
