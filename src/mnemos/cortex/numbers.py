@@ -11,12 +11,18 @@ from .records import ModelKey
 
 @dataclass(frozen=True, slots=True)
 class LaneCount:
-    """Jobs of one model at one priority."""
+    """Jobs that demand the same of a worker, at one priority; `tags` is JSON text."""
 
     model: ModelKey
     priority: int
     pending: int
     running: int
+    job_type: str
+    min_memory_mb: int
+    min_gpu_memory_mb: int
+    tags: str
+    waited_seconds: float | None
+    """How long the job waits that goes first; None where none may be claimed now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from mnemos import __version__
 
+from .demand import by_model
 from .numbers import Measurements, QueueNumbers, Totals
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -55,6 +56,12 @@ class CortexMetrics:
             "neuron_jobs", "Jobs that reached an end", ["state"], registry=registry
         )
         self._queue = Gauge("neuron_queue_jobs", "Jobs that wait", ["priority"], registry=registry)
+        self._demand = Gauge(
+            "neuron_demand_jobs",
+            "Jobs of a model that wait or run, and what they ask of a worker",
+            ["runtime", "family", "version", "min_memory_mb", "min_gpu_memory_mb", "state"],
+            registry=registry,
+        )
         self._delayed = Gauge(
             "neuron_queue_delayed_jobs", "Jobs that wait for a retry", registry=registry
         )
@@ -110,6 +117,12 @@ class CortexMetrics:
             by_priority[lane.priority] += lane.pending
         for priority in range(1, 11):
             self._queue.labels(priority=str(priority)).set(by_priority[priority])
+        self._demand.clear()
+        for one in by_model(queue.lanes):
+            model = (one.model.runtime, one.model.family, one.model.version)
+            kind = (*model, str(one.min_memory_mb), str(one.min_gpu_memory_mb))
+            self._demand.labels(*kind, "waiting").set(one.waiting)
+            self._demand.labels(*kind, "running").set(one.running)
         self._delayed.set(queue.delayed)
         self._oldest.set(queue.oldest_pending_seconds)
         self._workers.clear()

@@ -21,7 +21,7 @@ from ..openai.app import create_openai_app
 from ..openai.files import MAX_FILE_BYTES
 from ..openai.uploads import MAX_PART_BODY_BYTES
 from ..webhooks import routes as webhooks
-from . import events, groups, health, jobs, keys, numbers, redrive, results, workers
+from . import demand, events, groups, health, jobs, keys, numbers, redrive, results, workers
 from .context import ApiContext
 from .quick_submit import QuickSubmit
 
@@ -54,7 +54,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(QuickSubmit, context=context)
     app.add_middleware(Gate, keys=context.keys, limits=context.quotas.headers)
     install_error_handling(app, larger_bodies=_LARGER_BODIES)
-    for part in (redrive, results, jobs, events, groups, workers, numbers, keys, webhooks):
+    for part in (redrive, results, jobs, events, groups, workers, numbers, demand, keys, webhooks):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
     app.mount("/v1", create_openai_app(context))

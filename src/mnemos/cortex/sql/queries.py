@@ -58,7 +58,13 @@ _LANES = """
 SELECT tallies.scope, tallies.name, tallies.value FROM tallies
 WHERE tallies.scope >= 'lane/' AND tallies.scope < 'lane0' AND tallies.value > 0
 """
-_LANE = "SELECT family, version, runtime FROM lanes WHERE lane_id = :lane_id"
+_LANE = """
+SELECT family, version, runtime, job_type, min_memory_mb, min_gpu_memory_mb, tags,
+    (SELECT jobs.submitted_at FROM queue CROSS JOIN jobs
+     WHERE queue.lane_id = lanes.lane_id AND queue.rank = :rank AND jobs.seq = queue.job_seq
+     ORDER BY queue.rank, queue.job_seq LIMIT 1) AS first_submitted_at
+FROM lanes WHERE lane_id = :lane_id
+"""
 _OLDEST = """
 SELECT jobs.submitted_at FROM queue CROSS JOIN jobs WHERE jobs.seq = queue.job_seq
 ORDER BY queue.job_seq LIMIT 1
@@ -230,10 +236,20 @@ def queue_numbers(connection: Connection, now: float) -> QueueNumbers:
         counts.setdefault((int(lane_id), int(priority)), {})[row["name"]] = row["value"]
     lanes = []
     for (lane_id, priority), phases in counts.items():
-        lane = connection.execute(_LANE, {"lane_id": lane_id}).fetchone()
-        model = ModelKey(lane["family"], lane["version"], lane["runtime"])
-        pending, running = phases.get("pending", 0), phases.get("running", 0)
-        lanes.append(LaneCount(model, priority, pending, running))
+        row = connection.execute(_LANE, {"lane_id": lane_id, "rank": -priority}).fetchone()
+        first = row["first_submitted_at"]
+        lane = LaneCount(
+            model=ModelKey(row["family"], row["version"], row["runtime"]),
+            priority=priority,
+            pending=phases.get("pending", 0),
+            running=phases.get("running", 0),
+            job_type=row["job_type"],
+            min_memory_mb=row["min_memory_mb"],
+            min_gpu_memory_mb=row["min_gpu_memory_mb"],
+            tags=row["tags"],
+            waited_seconds=None if first is None else max(0.0, now - first),
+        )
+        lanes.append(lane)
     oldest = connection.execute(_OLDEST).fetchone()
     waited = 0.0 if oldest is None else max(0.0, now - oldest["submitted_at"])
     delayed = _tally(connection, "queue").get("delayed", 0)
