@@ -78,10 +78,6 @@ class CortexSettings(BaseSettings):
     """The part of the claims that batches are sure of while online jobs wait too."""
     interactive_slots: int | None = Field(default=None, ge=0)
     """So many of each worker's slots are not filled with batches; None: an eighth of them."""
-    batch_share: float = Field(default=0.1, ge=0, le=0.9)
-    """The part of the claims that batches are sure of while online jobs wait too."""
-    interactive_slots: int | None = Field(default=None, ge=0)
-    """So many of each worker's slots are not filled with batches; None: an eighth of them."""
     webhooks: dict[EndpointName, WebhookEndpoint] = Field(default_factory=dict)
     """Who is told when a batch ends, by name; JSON (docs/batches.md)."""
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
