@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from cortex_tools import Cortex, running_cortex
 from openai import AsyncOpenAI
@@ -26,27 +27,30 @@ _MODEL = {
 
 
 @asynccontextmanager
-async def cortex_by_hand(root: Path) -> AsyncIterator[Cortex]:
+async def cortex_by_hand(root: Path, **settings: Any) -> AsyncIterator[Cortex]:
     """Run CORTEX with tiny:1 in its GENOME and a folder as ENGRAM; a worker is registered."""
     async with GenomeServer(GenomeSettings(data_dir=root / "genome", http_port=0)) as genome:
         async with GenomeClient(genome.url) as registry:
             await registry.register(_MODEL)
-        settings = CortexSettings(
+        all_settings = CortexSettings(
             data_dir=root / "cortex",
             http_port=0,
             grpc_port=0,
             genome_url=genome.url,
             engram_url=(root / "engram").as_uri(),
+            **settings,
         )
-        async with running_cortex(settings) as cortex:
+        async with running_cortex(all_settings) as cortex:
             await cortex.register()
             yield cortex
 
 
-def official_client(cortex_url: str, timeout_seconds: float = 20) -> AsyncOpenAI:
+def official_client(
+    cortex_url: str, timeout_seconds: float = 20, api_key: str = "unused"
+) -> AsyncOpenAI:
     """OpenAI's client, which neither repeats nor waits for ever; to be closed."""
     return AsyncOpenAI(
-        base_url=f"{cortex_url}/v1", api_key="unused", max_retries=0, timeout=timeout_seconds
+        base_url=f"{cortex_url}/v1", api_key=api_key, max_retries=0, timeout=timeout_seconds
     )
 
 

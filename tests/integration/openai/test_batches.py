@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import openai
 import pytest
+from batch_tools import CHATS, answer_all, line, lines_of, start, until, upload
 from cortex_tools import Cortex, eventually
 from openai import AsyncOpenAI
 from openai.types import Batch
-from openai_tools import complete, cortex_by_hand, fail, official_client
-
-CHATS: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+from openai_tools import complete, cortex_by_hand, official_client
 
 
 @pytest.fixture
@@ -27,58 +26,6 @@ async def cortex(tmp_path: Path) -> AsyncIterator[Cortex]:
 async def client(cortex: Cortex) -> AsyncIterator[AsyncOpenAI]:
     async with official_client(cortex.server.http_url) as client:
         yield client
-
-
-def line(custom_id: str, **changes: Any) -> dict[str, Any]:
-    body = {"model": "tiny", "messages": [{"role": "user", "content": custom_id}]}
-    return {"custom_id": custom_id, "method": "POST", "url": CHATS, "body": body | changes}
-
-
-async def upload(client: AsyncOpenAI, *lines: dict[str, Any] | str) -> str:
-    text = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines)
-    file = await client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
-    assert file.bytes == len(text.encode())
-    return file.id
-
-
-async def start(client: AsyncOpenAI, file_id: str, **more: Any) -> Batch:
-    return await client.batches.create(
-        input_file_id=file_id, endpoint=CHATS, completion_window="24h", **more
-    )
-
-
-async def until(client: AsyncOpenAI, batch: Batch, *states: str) -> Batch:
-    known = batch
-
-    async def has_come() -> bool:
-        nonlocal known
-        known = await client.batches.retrieve(batch.id)
-        return known.status in states
-
-    await eventually(has_come, f"the batch is {states}", seconds=30)
-    return known
-
-
-async def lines_of(client: AsyncOpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
-    if file_id is None:
-        return {}
-    told = [json.loads(each) for each in (await client.files.content(file_id)).text.splitlines()]
-    assert len({each["custom_id"] for each in told}) == len(told), "a line is told twice"
-    return {each["custom_id"]: each for each in told}
-
-
-async def answer_all(cortex: Cortex, count: int) -> None:
-    """Answer jobs as a worker would; those that ask for failure fail."""
-    while count:
-        leased = await cortex.acquire(max_jobs=min(8, count), wait=10)
-        assert leased, f"{count} more jobs were to come"
-        for one in leased:
-            asked = one.job.input.messages[0].content
-            if asked.startswith("fail"):
-                await fail(cortex, one.job.job_id, "invalid_input", one.attempt)
-            else:
-                await complete(cortex, one.job.job_id, f"re: {asked}", one.attempt)
-        count -= len(leased)
 
 
 async def test_every_line_is_answered_or_told_why_not(cortex: Cortex, client: AsyncOpenAI) -> None:
@@ -205,3 +152,104 @@ async def test_files_are_listed_read_and_deleted(client: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as missing:
         await start(client, ids[0])
     assert missing.value.param == "input_file_id"
+
+
+async def test_only_the_failed_lines_are_sent_again(cortex: Cortex, client: AsyncOpenAI) -> None:
+    lines = [line("good"), line("fail-1"), line("hot", temperature=9), line("fail-2")]
+    batch = await start(client, await upload(client, *lines), metadata={"run": "7"})
+    await answer_all(cortex, 1)
+    with pytest.raises(openai.BadRequestError) as early:
+        await client.batches.create(
+            input_file_id=batch.input_file_id,
+            endpoint=CHATS,
+            completion_window="24h",
+            extra_body={"retry_failed_of": batch.id},
+        )
+    assert early.value.code == "batch_not_ended"
+    await answer_all(cortex, 2)
+    first = await until(client, batch, "completed")
+
+    again = await start(client, first.input_file_id, extra_body={"retry_failed_of": batch.id})
+
+    assert (again.metadata, again.model_extra) == (
+        {"run": "7"},
+        (again.model_extra or {}) | {"retry_of": batch.id},
+    )
+    text = (await client.files.content(again.input_file_id)).text
+    assert [json.loads(each) for each in text.splitlines()] == lines[1:]
+    await answer_all(cortex, 2)
+    second = await until(client, again, "completed")
+    assert set(await lines_of(client, second.error_file_id)) == {"fail-1", "hot", "fail-2"}
+    assert second.output_file_id is None
+    third = await client.post(
+        f"/batches/{second.id}/retry", cast_to=Batch, body={"completion_window": "1h"}
+    )
+    assert third.completion_window == "1h"
+    await answer_all(cortex, 2)
+    await until(client, third, "completed")
+
+
+async def test_what_cannot_be_sent_again_is_refused(cortex: Cortex, client: AsyncOpenAI) -> None:
+    batch = await start(client, await upload(client, line("good")))
+    await answer_all(cortex, 1)
+    await until(client, batch, "completed")
+    other = await upload(client, line("other"))
+    for file_id, failed_id, code in [
+        (batch.input_file_id, batch.id, "nothing_to_retry"),
+        (other, batch.id, "invalid_value"),
+        (other, "batch_none", "batch_not_found"),
+    ]:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await start(client, file_id, extra_body={"retry_failed_of": failed_id})
+        assert (caught.value.code, caught.value.status_code in (400, 404)) == (code, True)
+    assert len([each async for each in client.files.list(purpose="batch")]) == 2
+
+
+async def test_counts_are_exact_while_it_runs(cortex: Cortex, client: AsyncOpenAI) -> None:
+    names = ["good-1", "fail-1", "good-2", "fail-2", "good-3", "good-4"]
+    lines = [*map(line, names), line("hot", temperature=9)]
+    batch = await start(client, await upload(client, *lines))
+
+    async def counts() -> tuple[int, int, int]:
+        shown = (await client.batches.retrieve(batch.id)).request_counts
+        assert shown is not None
+        return shown.total, shown.completed, shown.failed
+
+    async def is_refused() -> bool:
+        return await counts() == (7, 0, 1)
+
+    await eventually(is_refused, "the line that is refused is counted")
+    seen = []
+    for _ in names:
+        await answer_all(cortex, 1)
+        seen.append(await counts())
+    failed = [fail for _, _, fail in seen]
+    assert [total for total, _, _ in seen] == [7] * 6
+    assert failed == sorted(failed)
+    assert {completed + fail for _, completed, fail in seen} == {2, 3, 4, 5, 6, 7}
+    assert seen[-1] == (7, 4, 3)
+    await until(client, batch, "completed")
+    assert await counts() == (7, 4, 3)
+
+
+async def test_a_job_that_goes_on_again_is_not_counted_as_ended(
+    cortex: Cortex, client: AsyncOpenAI
+) -> None:
+    batch = await start(client, await upload(client, line("fail-1"), line("wait")))
+
+    async def counts() -> tuple[int, int]:
+        shown = (await client.batches.retrieve(batch.id)).request_counts
+        assert shown is not None
+        return shown.completed, shown.failed
+
+    await answer_all(cortex, 1)
+    assert await counts() == (0, 1)
+    [failed] = (await cortex.http.get("/api/v1/jobs?status=failed")).json()["jobs"]
+    assert (await cortex.http.post(f"/api/v1/jobs/{failed['job_id']}/retry")).status_code == 200
+    assert await counts() == (0, 0)
+    for done in (1, 2):
+        [leased] = await cortex.acquire()
+        await complete(cortex, leased.job.job_id, "well", leased.attempt)
+        assert await counts() == (done, 0)
+    await until(client, batch, "completed")
+    assert await counts() == (2, 0)

@@ -68,8 +68,7 @@ class FileSweeper:
         """Take away all that is due, unless another does; return how many files and uploads."""
         swept = 0
         while await self._store.duties.own(DUTY, self._owner, OWNED_SECONDS):
-            done = await self._sweep_files() + await self._clean_uploads()
-            await self._store.deliveries.forget(self._now() - DELIVERIES_KEPT_SECONDS, STEP)
+            done = await self.sweep()
             if not done:
                 break
             swept += done
@@ -77,6 +76,12 @@ class FileSweeper:
         if swept:
             _log.info("files.swept", count=swept)
         return swept
+
+    async def sweep(self) -> int:
+        """Take one step; return how many files and uploads it was about."""
+        done = await self._sweep_files() + await self._clean_uploads()
+        await self._store.deliveries.forget(self._now() - DELIVERIES_KEPT_SECONDS, STEP)
+        return done
 
     async def _sweep_files(self) -> int:
         old = await self._store.expired_files(self._now() - FILE_GRACE_SECONDS, STEP)

@@ -134,26 +134,16 @@ async def complete(
         return await _made(request, parts, upload)
     _check_pending(upload)
     await _check_parts(parts, upload, body.part_ids)
-    keeper = FileKeeper(parts.store, parts.files)
-    file = _file_of(upload)
-    kept = False
     try:
-        checksum = hashlib.md5(usedforsecurity=False)
-        pieces = _checked(parts.files.joined(upload_id, body.part_ids), checksum)
-        file = await keeper.write(file, pieces)
-        if body.md5 and checksum.hexdigest() != body.md5.lower():
-            message = "md5: is not that of the parts; they can be sent again."
-            raise refusal(message, "md5", "checksum_mismatch")
-        ended = await parts.store.complete_upload(upload_id, body.part_ids, file)
-        kept = ended is not None and ended.file_id == file.file_id
+        ended = await _join(parts, upload, body)
     except EngramError as error:
-        raise storage_error(error) from error
-    finally:
-        if not kept:
-            await keeper.drop(file.file_id)
-    if ended is None or not _was_made_of(ended, body):
-        _check_pending(ended or await _find(request, parts, upload_id))
-        raise unavailable("The upload took too long; complete it again.")
+        # Another who completed or cancelled it meanwhile has taken the parts away.
+        ended = await _find(request, parts, upload_id)
+        if ended.state is UploadState.PENDING:
+            raise storage_error(error) from error
+    if not _was_made_of(ended, body):
+        _check_pending(ended)
+        raise unavailable("Making the file took too long; complete the upload again.")
     await _clean(parts, ended)
     return await _made(request, parts, ended)
 
@@ -211,6 +201,31 @@ async def _check_parts(parts: BatchParts, upload: Upload, part_ids: list[str]) -
     if total != upload.size_bytes:
         message = f"part_ids: they have {total} bytes, and {upload.size_bytes} were to come."
         raise refusal(message, "part_ids", "size_mismatch")
+
+
+async def _join(parts: BatchParts, upload: Upload, body: CompleteRequest) -> Upload:
+    """Make the file; return the upload as it is then, which another may have ended meanwhile.
+
+    Raises ApiError, EngramError, having kept nothing.
+    """
+    keeper = FileKeeper(parts.store, parts.files)
+    file = _file_of(upload)
+    ended = upload
+    try:
+        checksum = hashlib.md5(usedforsecurity=False)
+        pieces = _checked(parts.files.joined(upload.upload_id, body.part_ids), checksum)
+        file = await keeper.write(file, pieces)
+        if body.md5 and checksum.hexdigest() != body.md5.lower():
+            message = "md5: is not that of the parts; they can be sent again."
+            raise refusal(message, "md5", "checksum_mismatch")
+        known = await parts.store.complete_upload(upload.upload_id, body.part_ids, file)
+        if known is None:
+            raise _unknown(upload.upload_id)
+        ended = known
+    finally:
+        if ended.file_id != file.file_id:
+            await keeper.drop(file.file_id)
+    return ended
 
 
 def _was_made_of(upload: Upload, body: CompleteRequest) -> bool:
