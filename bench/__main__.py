@@ -12,6 +12,7 @@ BENCHMARKS = (
     "worker_start",
     "concurrent_jobs",
     "cancel_latency",
+    "interactive_beside_batch",
     "transformers_batching",
     "vllm_throughput",
     "model_download",
