@@ -137,7 +137,7 @@ class AsyncClient:
             patience_seconds=self._patience_seconds
             if patience_seconds is None
             else patience_seconds,
-            fail_fast=not self._was_reached,
+            fail_fast=patience_seconds is None and not self._was_reached,
             notice=self._notice,
             total=total if total is not None else length_of(items),
         )
@@ -328,6 +328,16 @@ class AsyncMapRun(Generic[Item]):
         """
         return self._state.cursor
 
+    @property
+    def submitted(self) -> int:
+        """How many jobs CORTEX has taken, those that it had already included."""
+        return self._state.accepted
+
+    @property
+    def oldest_job_id(self) -> str | None:
+        """The job that was submitted first of those that have no answer yet."""
+        return self._state.oldest_job_id
+
     async def __aiter__(self) -> AsyncIterator[Answer[Item]]:
         """Answers, as they come or in the items' order."""
         async with aclosing(self._rounds) as rounds:
@@ -366,7 +376,7 @@ class AsyncMapRun(Generic[Item]):
         state = self._state
         try:
             while not state.ended:
-                items, state.exhausted = await self._source.take(state.room)
+                items, state.exhausted = await self._source.take(state.wanted)
                 state.take(items)
                 await self._go_on()
                 self._watch.tell(state.progress)
@@ -378,11 +388,12 @@ class AsyncMapRun(Generic[Item]):
 
     async def _go_on(self) -> None:
         """Do what can be done at once, and otherwise wait until something can."""
-        step = self._state.next_step(
-            polling=self._poll is not None, patient=self._source.pending is not None
-        )
-        if step is None or isinstance(step, Pause):
-            await self._wait(None if step is None else step.seconds)
+        step = self._state.next_step(polling=self._poll is not None, patient=True)
+        if isinstance(step, Pause):
+            await self._wait(step.seconds)
+        elif step is None:
+            if self._source.pending is not None or not self._state.wanted:
+                await self._wait()
         elif step.waits:
             # A task of its own: it goes on over a yield, which a group cannot (PEP 789).
             self._poll = asyncio.create_task(self._carry_out(step))  # noqa: TID251
@@ -390,7 +401,7 @@ class AsyncMapRun(Generic[Item]):
             await self._carry_out(step)
             self._hurry_poll()
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _wait(self, seconds: float | None = None) -> None:
         running = self._running()
         if running:
             await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -206,7 +206,7 @@ def error_of_answer(status: int, body: object, headers: Mapping[str, str]) -> Mn
     passing = status in _PASSING_STATUSES
     if not isinstance(told, Mapping) or not isinstance(told.get("message"), str):
         sentence = f"The server answered {status} in words that CORTEX does not use."
-        return UnreachableError(sentence, retryable=passing)
+        return UnreachableError(sentence, retryable=passing or status >= 500)
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)
     return kind(
         told["message"],

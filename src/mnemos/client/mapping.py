@@ -153,12 +153,22 @@ class MapState(Generic[Item]):
         plan = self.plan
         return Patience(plan.patience_seconds, plan.notice, fail_fast=plan.fail_fast)
 
+    @property
+    def oldest_job_id(self) -> str | None:
+        """The job that was submitted first of those that have no answer yet."""
+        return next((asked.job_id for asked in self.outstanding.values()), None)
+
     # ------------------------------------------------ items
 
     @property
     def room(self) -> int:
         """How many items may be taken now."""
         return 0 if self.exhausted else self.plan.window - (self._taken - self._handed_out)
+
+    @property
+    def wanted(self) -> int:
+        """How many items to take at a time: the first are worked on while others are taken."""
+        return min(self.room, BATCH_JOBS, max(1, self.plan.window // 4))
 
     @property
     def ended(self) -> bool:
@@ -207,23 +217,29 @@ class MapState(Generic[Item]):
     def next_step(self, *, polling: bool = False, patient: bool = False) -> Step | Pause | None:
         """What to do now; None when only taking items or a poll that runs can help.
 
-        `patient` says that items are taken while a poll waits, so that it may take its time.
+        `patient` says that a poll holds nothing else up, so that it may take its time.
         """
         now = time.monotonic()
+        may_poll = bool(self.outstanding) and not polling
+        may_read = now >= self._poll_hold_until
+        if patient and may_poll and may_read:
+            return _Poll(self, self._place, self._poll_seconds(now, patient=True))
         if self._batches and now >= self._hold_until:
             return _Submission(self, self._batches.popleft())
-        if self.lookups and now >= self._poll_hold_until:
+        if self.lookups and may_read:
             return self.lookups.popleft()
-        if self.outstanding and not polling:
-            if now < self._poll_hold_until:
-                return Pause(self._poll_hold_until - now)
-            return _Poll(self, self._place, self._poll_seconds(now, patient=patient))
-        if self._batches:
-            return Pause(self._hold_until - now)
-        return None
+        if may_poll and may_read:
+            return _Poll(self, self._place, self._poll_seconds(now, patient=False))
+        if may_poll:
+            return Pause(self._poll_hold_until - now)
+        return Pause(self._hold_until - now) if self._batches else None
 
     def _poll_seconds(self, now: float, *, patient: bool) -> float:
-        if self.owes or self._unhanded or (self.room > 0 and not patient):
+        if self.owes:
+            return 0.0
+        if patient:
+            return LONG_POLL_SECONDS
+        if self._unhanded or self.room > 0:
             return 0.0
         if self._batches:
             return min(LONG_POLL_SECONDS, max(0.0, self._hold_until - now))
@@ -499,8 +515,8 @@ class _Fetch(Generic[Item]):
         self._state.answered(self._asked, replace(self._job, result=body))
 
     def failed(self, error: MnemosError) -> None:
-        if isinstance(error, NotFoundError):
-            self._state.answered(self._asked, self._job)  # all that is left: where it lay
+        if not error.retryable:
+            self._state.answered(self._asked, self._job)  # all that is left: where it lies
             return
         self._state.not_polled(error)
         self._state.lookups.append(self)

@@ -7,8 +7,6 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from .mapping import BATCH_JOBS
-
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -24,8 +22,8 @@ class Source(Protocol[Item_co]):
     def pending(self) -> asyncio.Future[Any] | None:
         """What ends when the next item is there; None where it need not be awaited."""
 
-    async def take(self, room: int) -> tuple[Sequence[Item_co], bool]:
-        """The items that are there, and whether they were the last."""
+    async def take(self, wanted: int) -> tuple[Sequence[Item_co], bool]:
+        """Those of the next items that are there, and whether they were the last."""
 
 
 class PlainSource(Generic[Item]):
@@ -37,11 +35,11 @@ class PlainSource(Generic[Item]):
         self._items: Iterator[Item] = iter(items)
         self._ended = False
 
-    async def take(self, room: int) -> tuple[list[Item], bool]:
-        """Take what room there is, for a moment."""
+    async def take(self, wanted: int) -> tuple[list[Item], bool]:
+        """Take them, for a moment."""
         taken: list[Item] = []
         began = time.monotonic()
-        while len(taken) < min(room, BATCH_JOBS) and time.monotonic() - began < TAKING_SECONDS:
+        while len(taken) < wanted and time.monotonic() - began < TAKING_SECONDS:
             try:
                 taken.append(next(self._items))
             except StopIteration:
@@ -58,11 +56,11 @@ class AwaitedSource(Generic[Item]):
         self._ended = False
         self.pending: asyncio.Future[Any] | None = None
 
-    async def take(self, room: int) -> tuple[list[Item], bool]:
+    async def take(self, wanted: int) -> tuple[list[Item], bool]:
         """Take the items that come at once."""
         taken: list[Item] = []
         began = time.monotonic()
-        while not self._ended and len(taken) < min(room, BATCH_JOBS):
+        while not self._ended and len(taken) < wanted:
             if self.pending is None:
                 # A task of its own: it may go on over a yield, which a group cannot (PEP 789).
                 self.pending = asyncio.create_task(_next(self._items))  # noqa: TID251

@@ -17,7 +17,7 @@ from .clock import Clock
 from .errors import ConflictError, MnemosError
 from .following import LOG_PRUNED, Event, Follower, OnRestart, TokenReader
 from .infos import Answer, JobInfo, Token, job_info
-from .mapping import BATCH_JOBS, MapPlan, MapState, Pause, Step, length_of, new_run_id
+from .mapping import MapPlan, MapState, Pause, Step, length_of, new_run_id
 from .patience import Notice, Patience
 from .progress import OnProgress, Watch
 from .wire import Call
@@ -159,7 +159,7 @@ class Client:
             patience_seconds=self._patience_seconds
             if patience_seconds is None
             else patience_seconds,
-            fail_fast=not self._was_reached,
+            fail_fast=patience_seconds is None and not self._was_reached,
             notice=self._notice,
             total=total if total is not None else length_of(items),
         )
@@ -356,6 +356,16 @@ class MapRun(Generic[Item]):
         """
         return self._state.cursor
 
+    @property
+    def submitted(self) -> int:
+        """How many jobs CORTEX has taken, those that it had already included."""
+        return self._state.accepted
+
+    @property
+    def oldest_job_id(self) -> str | None:
+        """The job that was submitted first of those that have no answer yet."""
+        return self._state.oldest_job_id
+
     def __iter__(self) -> Iterator[Answer[Item]]:
         """Answers, as they come or in the items' order."""
         return self
@@ -407,7 +417,7 @@ class MapRun(Generic[Item]):
     def _take(self) -> None:
         """Take what room there is, but send what is there soon, however slowly items come."""
         items: list[Item] = []
-        wanted = min(self._state.room, BATCH_JOBS)
+        wanted = self._state.wanted
         began = time.monotonic()
         while len(items) < wanted and time.monotonic() - began < TAKING_SECONDS:
             try:

@@ -272,6 +272,26 @@ async def test_a_complete_run_has_nothing_to_do(cortex: FakeCortex, source: Path
             await run(source, url)
 
 
+async def test_failed_lines_alone_are_asked_again(cortex: FakeCortex, source: Path) -> None:
+    cortex.fail_prompts = {"p3", "p99"}
+    async with serving(cortex) as url:
+        await run(source, url)
+        before = {answer["id"]: answer for answer in answers(source)}
+        cortex.fail_prompts = {"p99"}
+        summary = await run(source, url, retry_failed=True)
+        assert (summary.answered_now, summary.failed, len(cortex.jobs)) == (2, 1, 102)
+        assert_each_once(source)
+        after = {answer["id"]: answer for answer in answers(source)}
+        assert after["q3"]["status"] == "completed"
+        del before["q3"], before["q99"]
+        assert before.items() <= after.items()
+        cortex.fail_prompts = set()
+        await run(source, url, retry_failed=True)
+        assert (await run(source, url, retry_failed=True)).answered_now == 0
+    assert_each_once(source)
+    assert len(cortex.jobs) == 103
+
+
 async def test_odd_ids_survive(cortex: FakeCortex, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     odd = ["x" * 900, "line\nbreak", "ünï😀", "a:b", " "]

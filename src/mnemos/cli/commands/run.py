@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..errors import ExitCode, TimedOut, Unreachable
+from ..errors import ExitCode, TimedOut, Unreachable, UsageFault
 from ..options import DEFAULT_MODEL, cortex_option
 from ..output import note
 from ..sampling import sampling_options, sampling_parameters
@@ -58,9 +58,21 @@ from ..sampling import sampling_options, sampling_parameters
     help="How many lines may be submitted and unfinished at a time.",
 )
 @click.option("--restart", is_flag=True, help="Delete the answers of an earlier run, begin anew.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Of a run that is complete, ask the lines that failed once more.",
+)
 @cortex_option()
 def run(
-    file: Path, model: str, out: Path, cortex_url: str, restart: bool, window: int, **given: Any
+    file: Path,
+    model: str,
+    out: Path,
+    cortex_url: str,
+    restart: bool,
+    retry_failed: bool,
+    window: int,
+    **given: Any,
 ) -> None:
     """Answer every line of a JSONL file.
 
@@ -73,12 +85,16 @@ def run(
     Examples
       mnemos run prompts.jsonl -o answers.jsonl
       mnemos run prompts.jsonl -m smollm2 -o answers.jsonl --temperature 0 --max-tokens 64
+      mnemos run prompts.jsonl -o answers.jsonl --retry-failed --timeout 900
       mnemos run prompts.jsonl -o answers.jsonl --restart
     """
     from ..http import run_async
     from ..runs.session import RunRequest, run_file
 
-    request = RunRequest(file, out, _settings(model, given), cortex_url, restart, window)
+    if restart and retry_failed:
+        raise UsageFault("Give either --restart or --retry-failed.")
+    settings = _settings(model, given)
+    request = RunRequest(file, out, settings, cortex_url, restart, window, retry_failed)
     try:
         summary = run_async(run_file(request))
     except KeyboardInterrupt:

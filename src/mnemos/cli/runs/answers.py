@@ -124,6 +124,34 @@ class AnswersFile:
                 except OSError as error:
                     raise self._cannot_write(error) from error
 
+    def drop_failed(self) -> int:
+        """Forget every answer that is none, so that its line is asked again; says how many.
+
+        The file is replaced by a new one: a crash leaves the one or the other.
+        """
+        with self._lock:
+            assert self._file is not None
+            staging = self.path.with_name(self.path.name + ".new")
+            try:
+                kept = staging.open("w+b")
+                self._claim(kept)
+                self._file.seek(0)
+                for line in self._file:
+                    written = msgspec.json.decode(line, type=_Written)
+                    if written.status == "completed":
+                        kept.write(line)
+                    else:
+                        self.done.discard(written.id)
+                kept.flush()
+                os.fsync(kept.fileno())
+                staging.replace(self.path)
+            except OSError as error:
+                raise self._cannot_write(error) from error
+            self._file.close()
+            self._file = kept
+            dropped, self.failed = self.failed, 0
+            return dropped
+
     def clear(self) -> None:
         """Forget every answer."""
         with self._lock:

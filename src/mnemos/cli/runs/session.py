@@ -31,6 +31,7 @@ class RunRequest(NamedTuple):
     cortex_url: str
     restart: bool = False
     window: int = 2000
+    retry_failed: bool = False
 
 
 class RunSummary(NamedTuple):
@@ -81,7 +82,11 @@ async def _begin(
         await _forget(sidecar, answers, cortex)
     known = await asyncio.to_thread(records.load, sidecar)
     if known is None and answers.done:
-        return await asyncio.to_thread(_nothing_left_or_refuse, request, answers)
+        await asyncio.to_thread(_refuse_other_run, request, answers)
+        if not (request.retry_failed and answers.failed):
+            return None
+        await cortex.call("GET", "/health")
+        return await asyncio.to_thread(_ask_failed_again, request, found, answers, sidecar)
     await cortex.call("GET", "/health")
     if known is None:
         known = records.new_record(found, request.settings, request.cortex_url)
@@ -91,10 +96,22 @@ async def _begin(
     if known.cortex_url != request.cortex_url:
         known.cortex_url, known.cursor = request.cortex_url, ""
     note(f"Continuing: {len(answers.done)} of {found.total} lines are answered already.")
+    if request.retry_failed and answers.failed:
+        note("Lines that failed are asked again once every line has its answer.")
     return known
 
 
-def _nothing_left_or_refuse(request: RunRequest, answers: AnswersFile) -> None:
+def _ask_failed_again(
+    request: RunRequest, found: Survey, answers: AnswersFile, sidecar: Path
+) -> RunRecord:
+    """Begin a run of the failed lines alone: as new jobs, since the old ones have ended."""
+    record = records.new_record(found, request.settings, request.cortex_url)
+    records.save(sidecar, record)  # before anything is deleted: a crash leaves a run to continue
+    note(f"Asking {answers.drop_failed()} failed lines again.")
+    return record
+
+
+def _refuse_other_run(request: RunRequest, answers: AnswersFile) -> None:
     wanted = {line.id for line in read_lines(request.source)}
     if wanted != answers.done:
         raise Conflict(
