@@ -30,7 +30,7 @@ class ProgressLine:
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file or sys.stderr
         self._rewrites = self._file.isatty()
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         """Print, if it is time."""
