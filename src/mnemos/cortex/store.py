@@ -12,7 +12,7 @@ Every method may raise StorageUnavailableError.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from .batches.store import FilesAndBatches
@@ -136,6 +136,15 @@ class AttemptStore(Protocol):
         """Lease jobs that fit, and say when to ask again for one that is left for another worker.
 
         If the caller is cancelled meanwhile, they are released again.
+        """
+
+    async def claim_along(
+        self, request: ClaimRequest, topics: Collection[str], until: Awaitable[object]
+    ) -> tuple[Claimed, float] | None:
+        """Lease jobs in the very commit that brings some to one of `topics`.
+
+        Return also a time before they were leased (monotonic); None: ask again, since `until` is
+        over. If the caller is cancelled meanwhile, what was leased is released again.
         """
 
     async def waiting_lanes(self) -> list[WaitingLane]:

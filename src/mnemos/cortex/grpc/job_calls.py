@@ -81,10 +81,10 @@ class JobCalls:
         runtimes = await self._runtimes_of(wanted.worker_id, wanted.instance_id)
         topics = [runtime_topic(runtime) for runtime in runtimes]
         with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
-            return await self._claim_or_wait(wanted, seconds, ear)
+            return await self._claim_or_wait(wanted, seconds, ear, topics)
 
     async def _claim_or_wait(
-        self, wanted: ClaimRequest, seconds: float, ear: Subscription
+        self, wanted: ClaimRequest, seconds: float, ear: Subscription, topics: Collection[str]
     ) -> tuple[Sequence[LeasedJob], float]:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
@@ -96,7 +96,10 @@ class JobCalls:
             if claimed.jobs or left <= 0 or self._notifier.closed:
                 return claimed.jobs, asked_at
             again = claimed.again_in_seconds
-            await ear.wait(left if again is None else min(left, again))
+            heard = ear.wait(left if again is None else min(left, again))
+            came = await self._store.claim_along(wanted, topics, heard)
+            if came is not None and came[0].jobs:
+                return came[0].jobs, came[1]
 
     async def _runtimes_of(self, worker_id: str, instance_id: str) -> tuple[str, ...]:
         """What a worker's process offers; read where it registered at another CORTEX, or before."""

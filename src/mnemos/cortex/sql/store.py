@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from ..notifier import Notifier, worker_topic
+from ..notifier import Notifier, runtime_topic, worker_topic
 from ..numbers import Measurements, QueueNumbers, Totals
 from ..records import (
     ActionRecord,
@@ -146,7 +146,10 @@ class SqlStore:
 
     async def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Store jobs in one commit; the same idempotency key gives the first job back."""
-        return await self._writer.run_combined(submitting.submit, jobs, new_jobs=len(jobs))
+        topics = {runtime_topic(new.runtime) for new in jobs}
+        return await self._writer.run_combined(
+            submitting.submit, jobs, new_jobs=len(jobs), topics=topics
+        )
 
     async def get_job(self, job_id: str) -> JobRecord:
         """Return a job with its input and result. Raises JobNotFoundError."""
@@ -259,6 +262,23 @@ class SqlStore:
         return await self._writer.run_combined(
             self._claim,
             request,
+            undo=partial(_release_claimed, request.worker_id),
+            workers=[request.worker_id],
+        )
+
+    async def claim_along(
+        self, request: ClaimRequest, topics: Collection[str], until: Awaitable[object]
+    ) -> tuple[Claimed, float] | None:
+        """Lease jobs in the very commit that brings some to one of `topics`.
+
+        Return also a time before they were leased (monotonic); None: ask again, since `until` is
+        over. If the caller is cancelled meanwhile, what was leased is released again.
+        """
+        return await self._writer.ride(
+            self._claim,
+            request,
+            until,
+            topics=topics,
             undo=partial(_release_claimed, request.worker_id),
             workers=[request.worker_id],
         )

@@ -6,6 +6,9 @@ spoil its neighbours; one fsync covers all; nobody is answered before it. A disk
 the whole commit, every operation of it with StorageUnavailableError, and the next commit starts
 afresh. A connection that is lost is opened again, and the commit is done over if the database says
 that it did not happen.
+
+What waits for something may ride along with the operations that bring it: it is carried out in
+their commit, behind them.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ..errors import StorageUnavailableError
@@ -39,6 +43,8 @@ PATIENCE_SECONDS = 2.0
 """How long a lost database is waited for before those who ask are told that it is lost."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
+MOST_RIDDEN_WITH = 64
+"""Nothing rides along with more new jobs than these: whoever brings them would wait for it."""
 
 
 @dataclass(slots=True)
@@ -50,6 +56,10 @@ class _Request(Generic[T]):
     workers: Collection[str] = ()
     jobs: Collection[str] = ()
     new_jobs: int = 0
+    topics: Collection[str] = ()
+    """What it brings news of, or rides along with."""
+    boarded_at: float | None = None
+    """When it joined a commit that it rides along with (monotonic)."""
     result: T | None = None
     error: BaseException | None = None
 
@@ -99,6 +109,9 @@ class Writer:
         self._failing_since: float | None = None
         self._numbers: list[int] = []
         self._closed = False
+        self._riders: dict[int, _Request[Any]] = {}
+        """Those that wait for a commit to ride along with, the oldest first."""
+        self._boarding = threading.Lock()
 
     async def start(self) -> None:
         """Open the connection and start the thread. Raises what opening raises."""
@@ -143,13 +156,65 @@ class Writer:
         workers: Collection[str] = (),
         jobs: Collection[str] = (),
         new_jobs: int = 0,
+        topics: Collection[str] = (),
     ) -> T:
         """Do the same with an item that is carried out together with others of its kind.
 
         Items that name the same job are carried out in the order in which they came, also across
-        kinds; others may change places within a commit.
+        kinds; others may change places within a commit. `topics` are what new jobs are news of.
         """
-        return await self._ask(kind, item, undo, workers, jobs, new_jobs)
+        return await self._ask(kind, item, undo, workers, jobs, new_jobs, topics)
+
+    async def ride(
+        self,
+        kind: Combined[Item, T],
+        item: Item,
+        until: Awaitable[object],
+        *,
+        topics: Collection[str],
+        undo: Callable[[T], Operation[Any] | None] | None = None,
+        workers: Collection[str] = (),
+    ) -> tuple[T, float] | None:
+        """Carry an item out in the first commit of new jobs that are news of one of `topics`.
+
+        Return the result once it is durable, and a time (monotonic) before it came about; None
+        where there was no such commit before `until` was over, or it failed. `topics` are heard
+        of whatever becomes of a commit, so `until` should listen to them. Cancelling is as in
+        run().
+        """
+        assert self._loop is not None
+        future: asyncio.Future[T] = self._loop.create_future()
+        request = _Request(kind, item, future, undo, workers, topics=topics)
+        with self._boarding:
+            self._riders[id(request)] = request
+        try:
+            await until
+        except BaseException:
+            self._abandon(request)
+            raise
+        if self._leave(request):
+            return None
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            self._abandon(request)
+            raise
+        except Exception:  # noqa: BLE001  who asks by itself next is told
+            return None
+        assert request.boarded_at is not None
+        return result, request.boarded_at
+
+    def _abandon(self, request: _Request[Any]) -> None:
+        """Have a rider's operation not happen, or be taken back."""
+        left = self._leave(request) or request.future.cancel()
+        if not left and not request.future.cancelled():
+            _forget(request.future)
+            self._undo(request)
+
+    def _leave(self, request: _Request[Any]) -> bool:
+        """Ride along with nothing any more; False where that is too late."""
+        with self._boarding:
+            return self._riders.pop(id(request), None) is not None
 
     async def _ask(
         self,
@@ -159,13 +224,14 @@ class Writer:
         workers: Collection[str],
         jobs: Collection[str],
         new_jobs: int = 0,
+        topics: Collection[str] = (),
     ) -> T:
         if self._closed or self._loop is None:
             raise StorageUnavailableError("CORTEX is shutting down.")
         if self._queue.qsize() >= MAX_WAITING:
             raise StorageUnavailableError("CORTEX is overloaded; try again in a moment.")
         future: asyncio.Future[T] = self._loop.create_future()
-        request = _Request(kind, item, future, undo, workers, jobs, new_jobs)
+        request = _Request(kind, item, future, undo, workers, jobs, new_jobs, topics)
         self._queue.put(request)
         try:
             return await request.future
@@ -208,17 +274,34 @@ class Writer:
 
     def _commit_batch(self, batch: list[_Request[Any]]) -> None:
         batch = [request for request in batch if not request.future.cancelled()]
+        riders = self._board(batch)
         try:
-            outcome = self._commit_or_retry(batch)
+            outcome = self._commit_or_retry([*batch, *riders])
         except Exception as error:  # noqa: BLE001  whoever asked is told; the thread must live
             failure = self._engine.explain(error) or error
-            for request in batch:
+            for request in (*batch, *riders):
                 request.error = failure
             outcome = _Outcome()
         assert self._loop is not None
         if not self._loop.is_closed():
-            topics, measured = outcome.topics, outcome.measured
-            self._loop.call_soon_threadsafe(self._deliver, batch, topics, measured)
+            topics = outcome.topics.union(*(rider.topics for rider in riders))
+            measured = outcome.measured
+            self._loop.call_soon_threadsafe(self._deliver, riders, batch, topics, measured)
+
+    def _board(self, batch: Sequence[_Request[Any]]) -> list[_Request[Any]]:
+        """Those that ride along, not more than there are new jobs."""
+        room = sum(request.new_jobs for request in batch)
+        if not self._riders or not 0 < room <= MOST_RIDDEN_WITH:
+            return []
+        topics = set().union(*(request.topics for request in batch))
+        now = time.monotonic()
+        with self._boarding:
+            fitting = (one for one in self._riders.values() if not topics.isdisjoint(one.topics))
+            riders = list(islice(fitting, room))
+            for rider in riders:
+                rider.boarded_at = now
+                del self._riders[id(rider)]
+        return riders
 
     def _commit_or_retry(self, batch: list[_Request[Any]]) -> _Outcome:
         """Commit once, however often the connection is lost meanwhile; raise when it takes long."""
@@ -346,13 +429,26 @@ class Writer:
     # ------------------------------------------------ in the loop
 
     def _deliver(
-        self, batch: list[_Request[Any]], topics: set[str], measured: Measurements
+        self,
+        riders: list[_Request[Any]],
+        batch: list[_Request[Any]],
+        topics: set[str],
+        measured: Measurements,
     ) -> None:
+        """Answer everybody; where some rode along, they get on first, since work waits for them."""
+        assert self._loop is not None
         try:
             self._on_commit(topics, measured)
         finally:
-            for request in batch:
-                self._answer(request)
+            self._answer_all(riders)
+            if riders:
+                self._loop.call_soon(self._answer_all, batch)
+            else:
+                self._answer_all(batch)
+
+    def _answer_all(self, requests: list[_Request[Any]]) -> None:
+        for request in requests:
+            self._answer(request)
 
     def _answer(self, request: _Request[Any]) -> None:
         if request.future.cancelled():
@@ -381,13 +477,16 @@ def _groups(batch: Collection[_Request[Any]]) -> list[_Group]:
     """Put requests of a kind together, as far as none overtakes another that names its jobs.
 
     Those that name jobs go before those that take whatever jobs there are, and so lock theirs
-    while nothing else is locked.
+    while nothing else is locked. Those that ride along come last.
     """
     groups: list[_Group] = []
     naming: list[_Group] = []
     taking: list[_Group] = []
+    riding: list[_Group] = []
     for request in batch:
-        if request.kind is _alone:
+        if request.boarded_at is not None:
+            _open_group(request, riding).requests.append(request)
+        elif request.kind is _alone:
             groups += [*naming, *taking, _Group(_alone, [request], set(request.jobs))]
             naming, taking = [], []
         elif request.jobs:
@@ -396,7 +495,7 @@ def _groups(batch: Collection[_Request[Any]]) -> list[_Group]:
             group.requests.append(request)
         else:
             _open_group(request, taking).requests.append(request)
-    return [*groups, *naming, *taking]
+    return [*groups, *naming, *taking, *riding]
 
 
 def _open_group(request: _Request[Any], groups: list[_Group]) -> _Group:
