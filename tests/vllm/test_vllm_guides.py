@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from asking import collect, collect_all, job
 
+from mnemos.cortex.openai.tools import Tool, schema_of_calls
 from neuron.errors import InvalidInputError
-from neuron.models.job import ResumeState
+from neuron.models.job import ChatMessage, JobInput, ResumeState
 from neuron.runtimes.engine_client import EngineClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -151,3 +152,26 @@ async def test_a_guide_that_explodes_costs_its_own_request_alone(
                 await collect(engine, job("Hello", max_tokens=20, **guide))
     assert other.result()[2].metadata["tokens_generated"] == 24
     assert (await collect(engine, job("Hello", choice=TOWNS)))[2].result in TOWNS
+
+
+async def test_a_model_is_held_to_a_call_whose_arguments_refer_to_definitions(
+    engine: EngineClient,
+) -> None:
+    shape = {
+        "type": "object",
+        "properties": {"town": {"$ref": "#/$defs/Town"}},
+        "required": ["town"],
+        "$defs": {"Town": {"enum": TOWNS}},
+    }
+    function = {"name": "look", "parameters": shape}
+    tool = Tool.model_validate({"type": "function", "function": function})
+    one = job("Hello", json_schema=schema_of_calls([tool]), max_tokens=200)
+    call = json.loads((await collect(engine, one))[2].result)
+    assert call["name"] == "look"
+    assert call["arguments"].keys() == {"town"}
+    assert call["arguments"]["town"] in TOWNS
+    told = JobInput(
+        messages=[ChatMessage(role="user", content="Hello")], parameters={"tools": [tool.told()]}
+    )
+    with pytest.raises(InvalidInputError, match="the chat template of tiny:1 knows no tools"):
+        await collect(engine, told)

@@ -60,6 +60,8 @@ class Calling:
     @classmethod
     def of(cls, job: JobRecord) -> Calling | None:
         """Of a job; None where no tools were given."""
+        if '"tools":' not in (job.input or ""):
+            return None  # long conversations need not be read once more
         parameters = json.loads(job.input or "{}").get("parameters") or {}
         if not (tools := parameters.get("tools")):
             return None
