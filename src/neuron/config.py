@@ -74,8 +74,14 @@ class Settings(BaseSettings):
     # The neighbours; timeouts in seconds
     cortex_grpc_url: str = Field(default="cortex:9090", min_length=1)
     cortex_timeout: float = Field(default=30, gt=0, le=600)
+    cortex_token: SecretStr | None = None  # CORTEX_WORKER_TOKEN, or a key with the scope worker
+    cortex_tls: bool = False  # True without a file below: the system's authorities
+    cortex_ca: Path | None = None  # whose certificate CORTEX has (PEM)
+    cortex_cert: Path | None = None  # what this worker shows (PEM)
+    cortex_key: Path | None = None
     genome_http_url: str = Field(default="http://genome:8081", pattern=r"^https?://")
     genome_timeout: float = Field(default=30, gt=0, le=600)
+    genome_token: SecretStr | None = None
     minio_endpoint: str = Field(default="engram:9000", min_length=1)
     minio_access_key: SecretStr = SecretStr("")
     minio_secret_key: SecretStr = SecretStr("")

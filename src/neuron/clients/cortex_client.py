@@ -30,6 +30,7 @@ from ..models.lease import AcquiredJobs, AttemptRef, ReleasedJob, Renewal, Statu
 from ..models.worker import Heartbeat, LoadedModel, WorkerInfo, WorkerRegistration, WorkerStatus
 from ..utils.logging import debug_is_logged
 from . import convert, convert_worker
+from .cortex_security import UNPROTECTED, CortexSecurity
 from .token_channel import TokenChannel
 from .work_channel import WorkChannel
 
@@ -63,6 +64,7 @@ CONFIRM_SECONDS = 1.0
 REFUSAL_AGE_SECONDS = 3.0
 """How old a refusal may be that a call brings: between two tries to connect there are 2.4 s."""
 _REFUSED = os.strerror(errno.ECONNREFUSED)
+_NOT_LET_IN = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _UNREACHABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -86,6 +88,11 @@ def translate_status(code: grpc.StatusCode, details: str, url: str) -> NeuronErr
     if details.startswith(REPLACED_WORKER_PREFIX):
         sentence = details.removeprefix(REPLACED_WORKER_PREFIX).strip()
         return ConfigurationError(f"{sentence} Every worker needs a NEURON_WORKER_ID of its own.")
+    if code in _NOT_LET_IN:
+        return ConfigurationError(
+            f"CORTEX at {url} does not let this worker in ({details.rstrip('.')}); "
+            "check NEURON_CORTEX_TOKEN."
+        )
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInputError(f"CORTEX refused a call: {details}")
     if code in _UNREACHABLE:
@@ -99,13 +106,17 @@ class CortexClient:
 
     `timeout` is the deadline of one call in seconds; a long-poll gets its wait on top. Each call
     raises CortexUnavailableError (send it again), WorkerUnknownError (register first),
-    ConfigurationError (another process took this worker's id) or another NeuronError.
+    ConfigurationError (another process took this worker's id, or its token is wrong) or another
+    NeuronError.
     Cancelling a call cancels it at CORTEX too.
     """
 
-    def __init__(self, url: str, timeout: float = 30) -> None:
+    def __init__(
+        self, url: str, timeout: float = 30, security: CortexSecurity = UNPROTECTED
+    ) -> None:
         self.url = url
         self.timeout = timeout
+        self._security = security
         self.instance_id = uuid4().hex
         self.last_error: str | None = "no call was made yet"
         """What the last call failed with; None after a success."""
@@ -124,8 +135,8 @@ class CortexClient:
     async def connect(self) -> None:
         """Open the channel; it connects by itself, now and after every break."""
         if self.channel is None:
-            self.channel = grpc.aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
-            self._stub = pb_grpc.CortexServiceStub(self.channel)  # type: ignore[assignment]  # one class serves both kinds of channel
+            self.channel = self._security.open(self.url, _CHANNEL_OPTIONS)
+            self._stub = pb_grpc.CortexServiceStub(self._security.for_stub(self.channel))  # type: ignore[assignment]  # one class serves both kinds of channel
             logger.info("cortex_client_connected", url=self.url)
 
     async def close(self) -> None:

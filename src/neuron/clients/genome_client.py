@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx2
 import structlog
+from pydantic import SecretStr
 
 from ..errors import ModelNotFoundError, StorageUnavailableError
 
@@ -20,11 +21,13 @@ REMEMBERED_BYTES = 32 * 1024 * 1024
 class GenomeClient:
     """Asks GENOME about models, over one pool of connections.
 
-    `timeout` is seconds for one request. connect() may be left out: the first request does it.
+    `timeout` is seconds for one request, `token` what GENOME asks for (GENOME_TOKEN). connect() may
+    be left out: the first request does it.
     GENOME is asked each time, but it sends again only what has changed.
     """
 
-    def __init__(self, url: str, timeout: float = 30) -> None:
+    def __init__(self, url: str, timeout: float = 30, token: SecretStr | None = None) -> None:
+        self._token = token
         self.url = url.rstrip("/")
         self.timeout = timeout
         self._client: httpx2.AsyncClient | None = None
@@ -34,7 +37,12 @@ class GenomeClient:
     async def connect(self) -> None:
         """Make the pool; no request is sent."""
         if self._client is None:
-            self._client = httpx2.AsyncClient(base_url=self.url, timeout=self.timeout)
+            headers = {}
+            if self._token is not None:
+                headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+            self._client = httpx2.AsyncClient(
+                base_url=self.url, timeout=self.timeout, headers=headers
+            )
 
     async def close(self) -> None:
         """Close the pool. May be called twice."""

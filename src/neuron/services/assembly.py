@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from ..clients.cortex_client import CortexClient
+from ..clients.cortex_security import CortexSecurity
 from ..clients.engram_client import EngramClient
 from ..clients.genome_client import GenomeClient
 from ..config import Settings
@@ -117,14 +118,16 @@ def assemble(
 ) -> WorkerParts:
     """Make every part, connected to nothing yet. Needs a running event loop."""
     unavailable = find_unavailable(settings)
-    cortex = CortexClient(settings.cortex_grpc_url, settings.cortex_timeout)
+    cortex = CortexClient(
+        settings.cortex_grpc_url, settings.cortex_timeout, CortexSecurity.of(settings)
+    )
     outbox = Outbox(
         settings.outbox_folder,
         settings.worker_id or "worker",
         settings.outbox_mb * 1_000_000,
         metrics,
     )
-    genome = GenomeClient(settings.genome_http_url, settings.genome_timeout)
+    genome = GenomeClient(settings.genome_http_url, settings.genome_timeout, settings.genome_token)
     engram = EngramClient(
         settings.minio_endpoint,
         settings.minio_access_key,
