@@ -10,6 +10,7 @@ from cortex_tools import StoreTools
 
 from mnemos.cortex.notifier import worker_topic
 from mnemos.cortex.records import ClaimRequest, LeasedJob, LoadedModel, ModelKey, Report
+from mnemos.cortex.sql.transaction import Transaction
 from mnemos.cortex.state_machine import JobState
 
 WARM = (LoadedModel(ModelKey("warm", "1", "transformers")),)
@@ -161,3 +162,38 @@ async def test_a_worker_that_was_refused_a_batch_is_woken_when_a_slot_is_free(
         await finish(tools, held[1:2])
         assert await ear.wait(0)
         assert len(await tools.claim()) == 1
+
+
+async def test_the_heads_of_many_lanes_are_read_at_once(
+    tools: StoreTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tools.register(slots=100)
+    keys = [f"key_{number}" for number in range(100)]
+    await tools.store.submit([tools.new_job(key_id=key) for key in 3 * keys])
+    asked: list[str] = []
+    for name in ("all", "among", "one"):
+        monkeypatch.setattr(Transaction, name, _noting(getattr(Transaction, name), asked))
+    for _ in range(3):
+        asked.clear()
+        leased = await tools.claim(max_jobs=16)
+        assert len({one.job.key_id for one in leased}) == 16
+        assert sum("queue" in statement for statement in asked) == 2, "the lanes, their heads"
+
+
+def _noting(method: Any, asked: list[str]) -> Any:
+    def noted(self: Transaction, statement: Any, *others: Any, **more: Any) -> Any:
+        asked.append(statement if isinstance(statement, str) else statement.sqlite)
+        return method(self, statement, *others, **more)
+
+    return noted
+
+
+async def test_kinds_of_waiting_jobs_are_told_once_however_many_keys_have_some(
+    tools: StoreTools,
+) -> None:
+    for key in range(70):
+        await wait(tools, 1, key_id=f"key_{key}", priority=5 + (key == 3))
+    await wait(tools, 2, key_id="key_0", family="other", is_batch=True)
+    told = await tools.store.waiting_lanes()
+    shown = [(lane.model.family, lane.priority, lane.jobs) for lane in told]
+    assert shown == [("tiny", 6, 16), ("other", 5, 2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cortex_tools import StoreTools
 
-from mnemos.cortex.records import JobFilter, Report
+from mnemos.cortex.records import DeadLetters, JobFilter, Report
 from mnemos.cortex.state_machine import JobState
 
 
@@ -56,3 +56,19 @@ async def test_a_job_that_needs_more_memory_stays_its_key_s(
 
 async def waiting(tools: StoreTools, *keys: str) -> list[int]:
     return [await tools.store.waiting_of(key, 1000) for key in keys]
+
+
+async def test_a_job_that_is_tried_anew_stays_its_key_s(tools: StoreTools) -> None:
+    await tools.register()
+    job_id = await tools.submit(key_id="key_a", is_batch=True, max_retries=0)
+    for again in range(2):
+        [leased] = await tools.claim()
+        failed = Report(job_id=job_id, attempt=leased.job.attempt, status=JobState.FAILED)
+        await tools.store.report("wrk_a", [failed])
+        assert await waiting(tools, "key_a") == [0]
+        if again:
+            await tools.store.redrive(DeadLetters(), 0, 10)
+        else:
+            await tools.store.retry_job(job_id)
+        assert await waiting(tools, "key_a", "") == [1, 0]
+    assert (await tools.store.get_job(job_id)).key_id == "key_a"

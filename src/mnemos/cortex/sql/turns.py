@@ -27,16 +27,29 @@ class Turn(NamedTuple):
     priority: int
     key_id: str
     cost: float
-    is_batch: bool
 
 
 class OpenLane:
     """A lane that a claim takes from: its first job, and those behind it as they are asked for."""
 
-    __slots__ = ("_jobs", "chill", "is_batch", "key_id", "rank", "row")
+    __slots__ = (
+        "_jobs",
+        "chill",
+        "cost",
+        "is_batch",
+        "is_overdue",
+        "key_id",
+        "priority",
+        "rank",
+        "row",
+    )
 
     row: Row
     rank: Rank
+    priority: int
+    cost: float
+    is_overdue: bool
+    """Whether the first job has waited long."""
 
     def __init__(self, lane: Row, chill: int, jobs: Iterator[tuple[Rank, Row]]) -> None:
         self.chill = chill
@@ -51,17 +64,10 @@ class OpenLane:
         if first is None:
             return False
         self.rank, self.row = first
+        self.priority = -self.rank[0]
+        self.is_overdue = self.rank[1] == OVERDUE
+        self.cost = _cost_of(self.row)
         return True
-
-    @property
-    def priority(self) -> int:
-        """Of the first job."""
-        return -self.rank[0]
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether the first job has waited long."""
-        return self.rank[1] == OVERDUE
 
 
 class Turns:
@@ -82,7 +88,7 @@ class Turns:
             if lane is None:
                 return
             row = lane.row
-            turn = Turn(lane.priority, lane.key_id, cost_of(row), lane.is_batch)
+            turn = Turn(lane.priority, lane.key_id, lane.cost)
             self._free -= 1
             yield row, turn
             if not lane.advance():
@@ -116,10 +122,10 @@ class Turns:
                 other = best.get(lane.key_id)
                 if other is None or lane.rank < other.rank:
                     best[lane.key_id] = lane
-        costs = {key_id: cost_of(lane.row) for key_id, lane in best.items()}
+        costs = {key_id: lane.cost for key_id, lane in best.items()}
         return best[self._shares.pick(priority, costs)]
 
 
-def cost_of(job: Row) -> float:
+def _cost_of(job: Row) -> float:
     """What a job counts for: one, or as many as it has rows."""
     return float(job["row_count"] or 1)
