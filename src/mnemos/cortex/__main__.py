@@ -1,4 +1,7 @@
-"""`python -m mnemos.cortex`: CORTEX alone, until SIGTERM or SIGINT."""
+"""`python -m mnemos.cortex`: CORTEX alone, until SIGTERM or SIGINT.
+
+`python -m mnemos.cortex migrate` brings the tables up to date and ends.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,19 @@ from .errors import StartError
 from .logs import configure_logging
 from .server import CortexServer
 from .settings import CortexSettings, unknown_settings
+from .sql.migration import migrate_database
 
 _log = structlog.get_logger(__name__)
 
 
+EX_USAGE = 64
+
+
 def main() -> int:
     """Run CORTEX; return the exit status: 0 after a signal, 1 when it cannot start."""
+    words = sys.argv[1:]
+    if words not in ([], ["migrate"]):
+        return _fail(f"unknown words {' '.join(words)!r}: `migrate` is the only one", EX_USAGE)
     try:
         settings = CortexSettings()
     except ValidationError as error:
@@ -33,6 +43,8 @@ def main() -> int:
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_settings(os.environ):
         _log.warning("cortex.unknown_setting", name=name)
+    if words:
+        return _migrate(settings)
     calm_collector()
     try:
         uvloop.run(_serve(settings))
@@ -51,9 +63,18 @@ async def _serve(settings: CortexSettings) -> None:
         _log.info("cortex.stopping")
 
 
-def _fail(message: str) -> int:
+def _migrate(settings: CortexSettings) -> int:
+    try:
+        migrate_database(settings)
+    except StartError as error:
+        return _fail(str(error))
+    _log.info("cortex.migrated")
+    return 0
+
+
+def _fail(message: str, status: int = 1) -> int:
     sys.stderr.write(f"cortex: {message}\n")
-    return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """`python -m mnemos.genome`: GENOME alone, until SIGTERM or SIGINT.
 
+`python -m mnemos.genome migrate` brings the tables up to date and ends.
+
 Exit status: 0 when asked to stop, 1 when it cannot start or fails, 78 for wrong settings.
 """
 
@@ -16,21 +18,26 @@ from pydantic import ValidationError
 
 from ..http import PortUnavailableError
 from .errors import GenomeError
+from .opening import open_store
 from .server import GenomeServer
 from .settings import ENV_PREFIX, GenomeSettings, unknown_names
 
+EX_USAGE = 64
 EX_CONFIG = 78
 
 
 def main() -> int:
     """Run GENOME; return the exit status."""
+    words = sys.argv[1:]
+    if words not in ([], ["migrate"]):
+        return _fail(f"unknown words {' '.join(words)!r}: `migrate` is the only one", EX_USAGE)
     try:
         settings = load_settings()
     except ValueError as error:
         return _fail(str(error), EX_CONFIG)
     _configure_logging(settings.log_level)
     try:
-        uvloop.run(_serve(settings))
+        uvloop.run(_migrate(settings) if words else _serve(settings))
     except* (GenomeError, PortUnavailableError) as group:
         return_status = _fail(str(group.exceptions[0]), 1)
     else:
@@ -58,6 +65,11 @@ async def _serve(settings: GenomeSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with GenomeServer(settings):
         await stop.wait()
+
+
+async def _migrate(settings: GenomeSettings) -> None:
+    async with open_store(settings):
+        structlog.get_logger(__name__).info("genome.migrated")
 
 
 def _configure_logging(level: str) -> None:
