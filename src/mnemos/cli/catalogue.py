@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import NotFound
 
@@ -21,6 +23,7 @@ class WheelModel:
     gguf_size: int
     min_ram_gb: float
     capabilities: tuple[str, ...]
+    runtime_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -42,6 +45,8 @@ CATALOGUE: dict[str, WheelModel] = {
             gguf_size=98_362_432,
             min_ram_gb=1.0,
             capabilities=("chat", "completion"),
+            # Its chat template has no place for tools: it is told of them in words.
+            runtime_config={"tool_parser": "hermes"},
         ),
     )
 }

@@ -45,13 +45,21 @@ def test_tools_calls_and_results_are_in_the_prompt(tokenizer: Any) -> None:
     assert "tool\nRain." in text
 
 
-def test_a_template_that_knows_no_tools_is_named(tokenizer: Any, cache: Path) -> None:
+def test_a_template_that_knows_no_tools_is_named_or_told_in_words(
+    tokenizer: Any, cache: Path
+) -> None:
     from transformers import AutoTokenizer
 
     simple = AutoTokenizer.from_pretrained(cache / "tiny" / "1")
     prompts = PromptBuilder(simple, "tiny:1", 2048, len(simple))
     with pytest.raises(InvalidInputError, match=r"^tools: the chat template of tiny:1 knows no"):
         prompts.build(asked(tools=TOOLS))
+    told = PromptBuilder(simple, "tiny:1", 2048, len(simple), "hermes")
+    text = told.text_of(told.build(asked(tools=TOOLS)))
+    assert text.startswith("<|im_start|>system\n")
+    assert '{"type": "function", "function": {"name": "look"' in text
+    assert '<tool_call>\n{"name": "look", "arguments": {"at": "Köln"}}\n</tool_call>' in text
+    assert "user\n<tool_response>\nRain.\n</tool_response>" in text
     with pytest.raises(InvalidInputError, match="tools go with messages"):
         prompts.build(JobInput(prompt="Look!", parameters={"tools": TOOLS}))
 

@@ -70,6 +70,7 @@ class Publisher:
                 description=model.description,
                 min_ram_gb=model.min_ram_gb,
                 capabilities=model.capabilities,
+                runtime_config=model.runtime_config,
                 metadata={"license": model.license, "source": model.requirement},
             ),
             fetch,
@@ -110,7 +111,7 @@ class Publisher:
     ) -> Published:
         """Publish a folder. An identical version is left alone; another one is a Conflict."""
         await _check_key(options)
-        async with GenomeClient(self._genome_url) as genome:
+        async with open_genome(self._genome_url) as genome:
             await find_model(genome, *name)  # before hours of hashing: does GENOME answer at all?
             return await self._publish(genome, folder, name, description, options)
 
@@ -122,7 +123,7 @@ class Publisher:
         options: PushOptions,
     ) -> Published:
         await _check_key(options)
-        async with GenomeClient(self._genome_url) as genome:
+        async with open_genome(self._genome_url) as genome:
             known = await find_model(genome, *name)
             if known is not None and not options.replace:
                 _check_source(known, description)

@@ -27,7 +27,7 @@ from ...errors import (
     OutOfMemoryError,
     RuntimeUnavailableError,
 )
-from ...models.runtime import TransformersConfig
+from ...models.runtime import ToolParser, TransformersConfig
 from ..runtime_config import SPREAD_MAPS
 from ..torch_faults import is_out_of_memory
 from .gguf import find_gguf, model_source, tokenizer_source
@@ -53,6 +53,7 @@ class LoadedCheckpoint:
     context_tokens: int
     end_tokens: tuple[int, ...]
     vocabulary: int
+    tool_parser: ToolParser = "auto"
 
 
 def load_checkpoint(
@@ -114,6 +115,7 @@ def _load(
         context_tokens=_context_tokens(model, tokenizer),
         end_tokens=_end_tokens(model, tokenizer),
         vocabulary=vocabulary,
+        tool_parser=config.tool_parser,
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from ...errors import InvalidInputError
 from ...models.job import ChatMessage, JobInput
+from ...models.runtime import ToolParser
 from ...models.sampling import SamplingParameters
+from .tool_words import told_in_words
 
 Tools = Sequence[dict[str, Any]]
 
@@ -22,8 +24,16 @@ class PromptBuilder:
     Blocks for as long as tokenizing takes.
     """
 
-    def __init__(self, tokenizer: Any, model: str, context_tokens: int, vocabulary: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: str,
+        context_tokens: int,
+        vocabulary: int,
+        tool_parser: ToolParser = "auto",
+    ) -> None:
         self._tokenizer = tokenizer
+        self._tool_parser = tool_parser
         self._model = model
         self._vocabulary = vocabulary
         self.context_tokens = context_tokens
@@ -81,10 +91,12 @@ class PromptBuilder:
         turns = [_turn(message) for message in messages]
         text = self._render(turns, tools)
         if tools and text == self._render(turns, None):
-            raise InvalidInputError(
-                f"tools: the chat template of {self._model} knows no tools, so the model cannot "
-                "be told of them"
-            )
+            if self._tool_parser != "hermes":
+                raise InvalidInputError(
+                    f"tools: the chat template of {self._model} knows no tools, so the model "
+                    "cannot be told of them"
+                )
+            text = self._render(told_in_words(turns, tools), None)
         return self._encode(text, special=False)
 
     def _render(self, turns: list[dict[str, Any]], tools: Tools | None) -> str:

@@ -22,7 +22,11 @@ class RowMaker:
         self._tokens = tokens
         self._name = name
         self._prompts = PromptBuilder(
-            checkpoint.tokenizer, name, checkpoint.context_tokens, checkpoint.vocabulary
+            checkpoint.tokenizer,
+            name,
+            checkpoint.context_tokens,
+            checkpoint.vocabulary,
+            checkpoint.tool_parser,
         )
         self._guides = GuideMaker(
             checkpoint.tokenizer, name, checkpoint.vocabulary, checkpoint.end_tokens

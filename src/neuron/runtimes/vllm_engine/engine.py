@@ -76,7 +76,12 @@ class VLLMEngine:
         self._model_config = llm.model_config
         self._folder = folder
         texts = TextRequests(
-            self._core, self._tokenizer, self._model_config, self._adapters, thread
+            self._core,
+            self._tokenizer,
+            self._model_config,
+            self._adapters,
+            thread,
+            config.tool_parser,
         )
         self._end_tokens = texts.end_tokens
         self._requests: TextRequests | PoolingRequests = texts

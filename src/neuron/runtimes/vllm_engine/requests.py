@@ -12,6 +12,7 @@ from vllm.lora.request import LoRARequest
 
 from ...errors import InvalidInputError
 from ...models.job import JobInput, ResumeState
+from ...models.runtime import ToolParser
 from ...models.sampling import SamplingParameters
 from ..base import Generation
 from ..transformers_engine.prompt import PromptBuilder, check_tokens
@@ -44,6 +45,7 @@ class TextRequests:
         model_config: Any,
         adapters: Adapters,
         thread: ThreadPoolExecutor,
+        tool_parser: ToolParser = "auto",
     ) -> None:
         self.end_tokens = _end_tokens(model_config, tokenizer)
         self._core = core
@@ -53,7 +55,9 @@ class TextRequests:
         self._thread = thread
         self._context_tokens = int(model_config.max_model_len)
         self._vocabulary = int(model_config.get_vocab_size())
-        self._prompts = PromptBuilder(tokenizer, core.name, self._context_tokens, self._vocabulary)
+        self._prompts = PromptBuilder(
+            tokenizer, core.name, self._context_tokens, self._vocabulary, tool_parser
+        )
         self._tokens = Tokens(tokenizer)
         self._guides = Guides(tokenizer, core.name, self._vocabulary)
 
