@@ -148,6 +148,23 @@ async def test_a_claim_that_leaves_batches_says_when_to_ask_again(tools: StoreTo
     assert (len(claimed.jobs), claimed.again_in_seconds) == (0, 1.0)
 
 
+async def test_a_line_that_needs_more_memory_stays_a_batch_s(tools: StoreTools) -> None:
+    await tools.register(slots=4)
+    await wait(tools, 4, is_batch=True)
+    held = await tools.claim(max_jobs=4)
+    back = tools.handed_back(held[0].job.job_id, 1, min_memory_mb=1000)
+    await tools.store.release("wrk_a", [back])
+    assert len(await tools.claim(max_jobs=2, memory_available_mb=5000)) == 1
+
+
+async def test_what_does_not_fit_into_an_answer_costs_nobody_a_turn(tools: StoreTools) -> None:
+    await tools.register(slots=8)
+    await wait(tools, 10, key_id="a")
+    await wait(tools, 10, key_id="b")
+    got = await owners(tools, 8, max_jobs=2, max_bytes=1)
+    assert Counter(got) == {"a": 4, "b": 4}
+
+
 async def test_a_worker_that_was_refused_a_batch_is_woken_when_a_slot_is_free(
     tools: StoreTools,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from cortex_tools import StoreTools
 
 from mnemos.cortex.records import DeadLetters, JobFilter, Report
@@ -34,12 +33,9 @@ async def test_what_waits_of_a_key_is_counted_in_all_its_lanes(tools: StoreTools
     assert await waiting(tools, "key_a") == [3]
 
 
-@pytest.mark.parametrize("is_batch", [False, True])
-async def test_a_job_that_needs_more_memory_stays_its_key_s(
-    tools: StoreTools, is_batch: bool
-) -> None:
+async def test_a_job_that_needs_more_memory_stays_its_key_s(tools: StoreTools) -> None:
     await tools.register()
-    job_id = await tools.submit(key_id="key_a", is_batch=is_batch)
+    job_id = await tools.submit(key_id="key_a")
     for attempt in (1, 2):
         [leased] = await tools.claim(memory_available_mb=5000)
         needs = tools.handed_back(job_id, attempt, min_memory_mb=1000 * attempt)
