@@ -35,6 +35,9 @@ BATCHES_TOPIC = "batches"
 KEYS_TOPIC = "keys"
 """API keys have changed."""
 
+END_TOPIC = "end"
+"""Nothing is said about it: who listens is woken at the end, and whenever all are."""
+
 DELAYED_TOPIC = "delayed"
 """A job was put back with a delay."""
 

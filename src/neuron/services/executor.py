@@ -24,6 +24,8 @@ logger = structlog.get_logger(__name__)
 UNLEASED_SECONDS = 15.0
 STARTED_AT_ONCE = 16
 """So many of the jobs that came together begin, then whatever else is to be done has its turn."""
+MOST_CANCELLED_BEFORE = 64
+"""So many attempts are remembered that were to be stopped before they came."""
 
 
 class ExecutorService:
@@ -60,6 +62,7 @@ class ExecutorService:
         self._job_tasks: set[asyncio.Task[None]] = set()
         self._to_start: deque[JobRun] = deque()
         self._waiting: dict[str, LeasedJob] = {}
+        self._cancelled_before: deque[AttemptRef] = deque(maxlen=MOST_CANCELLED_BEFORE)
         self._ended = asyncio.Event()
         logger.info(
             "executor_service_initialized", worker_id=worker_id, max_concurrent=self.max_concurrent
@@ -132,10 +135,15 @@ class ExecutorService:
         self._start_task(self._report_refused(refused), f"refuse {refused.ref.job_id}")
 
     def cancel_job(self, ref: AttemptRef) -> None:
-        """Stop a job because its submitter wants it; another attempt of it is none of ours."""
+        """Stop a job because its submitter wants it; another attempt of it is none of ours.
+
+        One that is not here may be on its way: it is stopped as it comes.
+        """
         run = self.active_jobs.get(ref.job_id)
         if run is not None and ref.attempt in (0, run.ref.attempt):
             run.stop(StopReason.CANCELLED)
+        elif run is None and ref.attempt:
+            self._cancelled_before.append(ref)
 
     def hand_back_all(self) -> None:
         """Stop every job and give it back to CORTEX."""
@@ -175,6 +183,8 @@ class ExecutorService:
         if not self._to_start:
             asyncio.get_running_loop().call_soon(self._start_some)
         self._to_start.append(run)
+        if run.ref in self._cancelled_before:
+            run.stop(StopReason.CANCELLED)
         if was_idle:
             self._on_activity()
 

@@ -163,6 +163,17 @@ async def test_a_stream_that_breaks_takes_its_claims_back(cortex: Cortex) -> Non
     assert (leased.job.job_id, leased.attempt) == (job_id, 1)
 
 
+async def test_a_cortex_that_shuts_down_answers_and_ends_the_stream(cortex: Cortex) -> None:
+    async with opened(cortex) as stream:
+        [waiting] = await stream.say(stream.acquire())
+        await eventually_listening(cortex)
+        cortex.server.notifier.close()
+        assert not (await stream.answer(waiting)).acquired.jobs
+        async with asyncio.timeout(10):
+            assert await stream.call.read() is grpc.aio.EOF
+            assert await stream.call.code() is grpc.StatusCode.OK
+
+
 async def test_one_call_is_refused_and_the_others_go_on(cortex: Cortex) -> None:
     async with opened(cortex) as stream:
         job_id = await cortex.submit()

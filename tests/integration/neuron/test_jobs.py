@@ -170,6 +170,22 @@ async def test_a_cancelled_job_frees_its_slot_and_is_reported_cancelled(
     assert engines.made[0].cancelled == ["hang"]
 
 
+async def test_a_cancel_that_overtakes_its_job_stops_it_as_it_comes(
+    cortex: FakeCortex, start_worker: StartWorker
+) -> None:
+    async with start_worker():
+        action_id = cortex.act(
+            pb.ACTION_KIND_CANCEL_JOBS, jobs=[pb.AttemptRef(job_id="job_hang", attempt=1)]
+        )
+        await cortex.until(lambda: action_id in cortex.acknowledged_actions)
+        hanging = cortex.submit("job_hang", "hang")
+        await cortex.until(lambda: hanging.state == "done")
+
+    assert hanging.result is not None
+    assert hanging.result.status == pb.JOB_STATUS_CANCELLED
+    assert "executing" not in hanging.statuses, "it was never begun"
+
+
 async def test_a_cancel_also_comes_through_with_a_lease_renewal(
     cortex: FakeCortex, start_worker: StartWorker
 ) -> None:

@@ -16,7 +16,7 @@ from mnemos.protocol.v1 import cortex_pb2_grpc as rpc
 
 from ..errors import CortexError
 from ..ids import new_id
-from ..notifier import Notifier, worker_topic
+from ..notifier import END_TOPIC, Notifier, worker_topic
 from ..prefetching import PrefetchAdvisor
 from ..records import Model
 from ..suspicion import Suspector
@@ -161,7 +161,14 @@ class CortexService(rpc.CortexServiceServicer):
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Context
     ) -> None:
         """Carry one worker's calls about jobs, many in a message."""
-        await WorkStream(self._jobs, context.write).serve(request_iterator)
+        await WorkStream(self._jobs, context.write).serve(request_iterator, self._end())
+
+    async def _end(self) -> None:
+        """Return once this CORTEX shuts down."""
+        with self._notifier.subscribe(END_TOPIC) as ear:
+            while not self._notifier.closed:
+                ear.clear()
+                await ear.wait(None)
 
     async def StreamResult(
         self, request_iterator: AsyncIterator[pb.StreamResultRequest], context: Context

@@ -16,6 +16,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -59,8 +60,11 @@ class WorkStream:
         self._granted: dict[int, GrantedTogether] = {}
         """What claims were granted that were not confirmed yet."""
 
-    async def serve(self, requests: AsyncIterator[pb.WorkRequest]) -> None:
-        """Return when the worker has ended the stream."""
+    async def serve(self, requests: AsyncIterator[pb.WorkRequest], end: Work) -> None:
+        """Return when the worker has ended the stream.
+
+        When `end` returns no more is read, and this returns once what was asked is answered.
+        """
         working: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as tasks:
 
@@ -70,14 +74,22 @@ class WorkStream:
                 task.add_done_callback(working.discard)
 
             begin(self._write())
-            async for request in requests:
-                for work in self._works(request.calls):
-                    begin(work)
-                while self._open >= MAX_OPEN_CALLS:
-                    self._room.clear()
-                    await self._room.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as reading:
+                    begin(_cut_off(reading, end))
+                    async for request in requests:
+                        for work in self._works(request.calls):
+                            begin(work)
+                        await self._fewer_open(MAX_OPEN_CALLS)
+            if reading.expired():
+                await self._fewer_open(1)
             for task in list(working):
                 task.cancel()
+
+    async def _fewer_open(self, most: int) -> None:
+        while self._open >= most:
+            self._room.clear()
+            await self._room.wait()
 
     # ------------------------------------------------------------ answers
 
@@ -240,6 +252,11 @@ class WorkStream:
             self._answer_claim(call.number, wanted.worker_id, jobs, asked_at)
         finally:
             self._waiting.pop(call.number, None)
+
+
+async def _cut_off(reading: asyncio.Timeout, end: Work) -> None:
+    await end
+    reading.reschedule(asyncio.get_running_loop().time())
 
 
 def _messages(answers: Iterable[pb.WorkAnswer]) -> Iterator[pb.WorkResponse]:
