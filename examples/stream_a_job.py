@@ -13,12 +13,17 @@ from collections.abc import Iterator
 from typing import Any
 
 CORTEX = os.environ.get("MNEMOS_CORTEX_URL", "http://127.0.0.1:8080")
+FAMILY, _, VERSION = os.environ.get("MNEMOS_MODEL", "smollm2").partition(":")
+HEADERS = {
+    "content-type": "application/json",
+    "authorization": f"Bearer {os.environ.get('MNEMOS_API_KEY', 'unused')}",
+}
 
 
 def submit(question: str) -> str:
     """Submit a question; give back the job's id. It is durable when this returns."""
     job = {
-        "model": {"family": "smollm2"},
+        "model": {"family": FAMILY} | ({"version": VERSION} if VERSION else {}),
         "input": {
             "messages": [{"role": "user", "content": question}],
             "parameters": {"max_tokens": 80, "stream": True},
@@ -27,7 +32,7 @@ def submit(question: str) -> str:
     request = urllib.request.Request(  # noqa: S310 - the operator's own address
         f"{CORTEX}/api/v1/jobs",
         data=json.dumps(job).encode(),
-        headers={"content-type": "application/json"},
+        headers=HEADERS,
     )
     with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - as above
         return str(json.load(response)["job_id"])
@@ -37,7 +42,8 @@ def events(job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The job's server-sent events, from its beginning to its end."""
     kind = "message"
     url = f"{CORTEX}/api/v1/jobs/{job_id}/stream"
-    with urllib.request.urlopen(url, timeout=60) as stream:  # noqa: S310 - as above
+    request = urllib.request.Request(url, headers=HEADERS)  # noqa: S310 - as above
+    with urllib.request.urlopen(request, timeout=60) as stream:  # noqa: S310 - as above
         for raw in stream:
             name, _, value = raw.decode().rstrip("\n").partition(": ")
             if name == "event":

@@ -305,9 +305,13 @@ class MapState(Generic[Item]):
             self._hold_until = now + self._pause_after(error)
 
     def _pause_after(self, error: MnemosError) -> float:
-        """An outage ends with any answer; a limit only when more is taken or something is done."""
-        of_one_job = isinstance(error, ApiError) and error.status in (0, 429)
-        return (self._limits if of_one_job else self._outage).pause_after(error)
+        """An outage ends with any answer; a limit when more is taken or something is done.
+
+        While jobs of ours go on, a limit that they may have filled ends sooner or later.
+        """
+        if isinstance(error, ApiError) and error.status in (0, 429):
+            return self._limits.pause_after(error, endless=bool(self.outstanding))
+        return self._outage.pause_after(error)
 
     def _refuse(self, asked: Asked[Item], error: MnemosError) -> None:
         self._unsent.discard(asked.key)

@@ -35,8 +35,11 @@ class Patience:
         self._last_notice = 0.0
         self._pause = FIRST_PAUSE_SECONDS
 
-    def pause_after(self, error: MnemosError) -> float:
-        """Seconds to wait before the next try; raises the error when there is to be none."""
+    def pause_after(self, error: MnemosError, *, endless: bool = False) -> float:
+        """Seconds to wait before the next try; raises the error when there is to be none.
+
+        `endless` says that something is going on meanwhile which ends the trouble.
+        """
         now = time.monotonic()
         if self._gone_since is None:
             self._gone_since = now
@@ -44,7 +47,7 @@ class Patience:
         if not error.retryable or (refused and self._fail_fast):
             raise error
         pause = self._next_pause(error)
-        if now + pause > self._gone_since + self._seconds:
+        if not endless and now + pause > self._gone_since + self._seconds:
             raise error
         self._tell(error, now)
         return pause
