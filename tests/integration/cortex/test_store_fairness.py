@@ -88,7 +88,7 @@ async def test_among_keys_too_a_warm_model_overtakes_for_thirty_seconds_only(
 
 async def test_a_job_counts_for_as_many_as_it_has_rows(tools: StoreTools) -> None:
     await tools.register(slots=8, job_types=("inference", "batch_inference"))
-    await wait(tools, 5, key_id="rows", job_type="batch_inference", row_count=10)
+    await wait(tools, 20, key_id="rows", job_type="batch_inference", row_count=10)
     await wait(tools, 50, key_id="single")
     got = Counter(await owners(tools, 33))
     assert got["single"] == pytest.approx(30, abs=2)
@@ -154,7 +154,11 @@ async def test_a_line_that_needs_more_memory_stays_a_batch_s(tools: StoreTools) 
     held = await tools.claim(max_jobs=4)
     back = tools.handed_back(held[0].job.job_id, 1, min_memory_mb=1000)
     await tools.store.release("wrk_a", [back])
-    assert len(await tools.claim(max_jobs=2, memory_available_mb=5000)) == 1
+    assert len(await tools.claim()) == 1, "the fourth line; then three slots are taken"
+    assert await tools.claim(memory_available_mb=5000) == []
+    await finish(tools, held[1:2])
+    [again] = await tools.claim(memory_available_mb=5000)
+    assert again.job.job_id == held[0].job.job_id
 
 
 async def test_what_does_not_fit_into_an_answer_costs_nobody_a_turn(tools: StoreTools) -> None:
@@ -179,6 +183,9 @@ async def test_a_worker_that_was_refused_a_batch_is_woken_when_a_slot_is_free(
         await finish(tools, held[1:2])
         assert await ear.wait(0)
         assert len(await tools.claim()) == 1
+        ear.clear()
+        await finish(tools, held[2:])
+        assert not await ear.wait(0), "nothing more was refused it"
 
 
 async def test_the_heads_of_many_lanes_are_read_at_once(

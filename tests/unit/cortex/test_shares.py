@@ -66,7 +66,7 @@ def test_a_weight_that_is_no_weight_is_refused(weight: float) -> None:
         Shares().set_weights({"key_a": weight})
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5])
+@pytest.mark.parametrize("share", [0, 0.1, 0.3, 0.5])
 def test_batches_have_their_share_however_much_else_waits(share: float) -> None:
     shares = Shares(batch_share=share)
     batches = 0
