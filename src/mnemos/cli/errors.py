@@ -4,7 +4,9 @@ CliError                 one sentence, a stable code, an exit status, often a hi
 ├── UsageFault           2: what was typed cannot work
 │   └── NotUnicode
 ├── NotFound             3
+├── NotLetIn             1: the key is missing, wrong, or may not do this
 ├── Unreachable          5: the server does not answer (the call may be repeated)
+│   └── TooMuch             the key's limits are reached for now
 ├── WrongServer          5: something else answers there (repeating the call is no use)
 ├── Conflict             6: wrong state, or something is in the way
 └── TimedOut             7
@@ -82,11 +84,23 @@ class NotFound(CliError):
     default_code = "not_found"
 
 
+class NotLetIn(CliError):
+    """The server asks for a key, or for one that may do more."""
+
+    default_code = "unauthorized"
+
+
 class Unreachable(CliError):
     """A server does not answer, or cannot work just now; the call may be repeated."""
 
     exit_code = ExitCode.UNREACHABLE
     default_code = "unavailable"
+
+
+class TooMuch(Unreachable):
+    """The key has as much waiting, or uses as much, as it may; later it will have room."""
+
+    default_code = "rate_limit_exceeded"
 
 
 class WrongServer(CliError):
@@ -115,12 +129,15 @@ UNKNOWN_ROUTE = "not_found"
 
 _BY_STATUS: dict[int, type[CliError]] = {
     400: UsageFault,
+    401: NotLetIn,
+    403: NotLetIn,
     404: NotFound,
     408: TimedOut,
     409: Conflict,
     410: NotFound,
     413: UsageFault,
     422: UsageFault,
+    429: TooMuch,
     502: Unreachable,
     503: Unreachable,
     504: Unreachable,
@@ -148,6 +165,15 @@ def error_from_response(
     return kind(
         inner["message"],
         code=str(inner.get("code") or kind.default_code),
+        hint=_hint(service, status),
         field=inner.get("field"),
         request_id=request_id,
     )
+
+
+def _hint(service: str, status: int) -> str | None:
+    if status == 401 and service == "GENOME":
+        return "set MNEMOS_GENOME_TOKEN to it"
+    if status == 401:
+        return "set MNEMOS_API_KEY to a key; an admin makes one with: mnemos keys create NAME"
+    return "an admin can change it: mnemos keys update NAME --scope …" if status == 403 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -21,6 +22,8 @@ CONNECT_SECONDS = 5.0
 STREAM_SILENCE_SECONDS = 45.0
 """CORTEX sends a comment every 15 s; three missed ones mean that the connection is dead."""
 
+_SECRETS = {"CORTEX": "MNEMOS_API_KEY", "GENOME": "MNEMOS_GENOME_TOKEN"}
+"""The variables with what the services ask for."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -65,8 +68,10 @@ class ServiceClient:
             )
         self.service = service
         self.url = url.rstrip("/")
+        secret = os.environ.get(_SECRETS.get(service, ""), "")
         self._pool = httpx2.AsyncClient(
             base_url=self.url,
+            headers={"authorization": f"Bearer {secret}"} if secret else {},
             timeout=httpx2.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS),
             # A proxy that the environment names cannot know this machine's own addresses.
             trust_env=parts.hostname not in _LOOPBACK,
@@ -254,6 +259,28 @@ class CortexClient(ServiceClient):
         """
         path = f"/api/v1/workers/{_segment(worker_id)}/{action}"
         return await self._object("POST", path, body=said or None)
+
+    async def create_key(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an API key; the answer alone has its secret."""
+        return await self._object("POST", "/api/v1/keys", body=wanted)
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """All API keys, oldest first."""
+        answer = await self._object("GET", "/api/v1/keys")
+        listed: list[dict[str, Any]] = answer["keys"]
+        return listed
+
+    async def key(self, named: str) -> dict[str, Any]:
+        """One API key, by its id or its name."""
+        return await self._object("GET", f"/api/v1/keys/{_segment(named)}")
+
+    async def change_key(self, named: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what is given of an API key."""
+        return await self._object("PATCH", f"/api/v1/keys/{_segment(named)}", body=changes)
+
+    async def delete_key(self, named: str) -> dict[str, Any]:
+        """Forget an API key."""
+        return await self._object("DELETE", f"/api/v1/keys/{_segment(named)}")
 
     async def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = await self.call(method, path, **arguments)

@@ -20,7 +20,9 @@ class Mnemos(LazyGroup):
             ("models", "models", "models", "Fetch, publish, copy, sign and list models."),
             ("cache", "cache", "cache", "See, check and tidy the models kept on this machine."),
             ("jobs", "jobs", "jobs", "Submit, watch and steer jobs."),
+            ("batches", "batches", "batches", "Run files of requests, and again what failed."),
             ("workers", "workers", "workers", "See and steer the workers."),
+            ("keys", "keys", "keys", "Make, list and change API keys."),
             ("doctor", "doctor", "doctor", "Check this machine and say what is missing."),
             ("completion", "completion", "completion", "Print the completion script of a shell."),
             ("version", "version", "show_versions", "Print the versions in use."),
@@ -39,6 +41,8 @@ Exit status
 Environment
   MNEMOS_CORTEX_URL   where CORTEX answers    (http://127.0.0.1:8080)
   MNEMOS_GENOME_URL   where GENOME answers    (http://127.0.0.1:8081)
+  MNEMOS_API_KEY      the key that CORTEX asks for
+  MNEMOS_GENOME_TOKEN the token that GENOME asks for
   MNEMOS_ENGRAM_URL   where models' files are (file://<data dir>/engram)
   MNEMOS_DATA_DIR     everything `mnemos up` keeps
   MNEMOS_DEBUG        show tracebacks

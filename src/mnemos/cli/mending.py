@@ -15,7 +15,7 @@ from mnemos.engram.obtain import in_thread, obtain
 from .errors import Conflict, NotFound
 from .names import split_full_name
 from .output import note
-from .sources.registry import GenomeClient, find_model, told_plainly
+from .sources.registry import GenomeClient, find_model, open_genome, told_plainly
 
 if TYPE_CHECKING:
     from .engram import EngramTarget
@@ -32,7 +32,7 @@ async def mend_models(
     mended: set[str] = set()
     if not damages:
         return frozenset()
-    async with GenomeClient(genome_url) as genome:
+    async with open_genome(genome_url) as genome:
         for name in dict.fromkeys(damage.model for damage in damages):
             if name in mended:
                 continue

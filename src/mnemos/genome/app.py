@@ -12,14 +12,20 @@ from ..http import describe_validation_errors, error_body, install_error_handlin
 from .api import models_router
 from .bodies import located
 from .errors import RETRY_SECONDS, GenomeError
+from .gate import Gate
 from .metrics import GenomeMetrics, MetricsMiddleware
 from .operations_api import operations_router
 from .store import ModelStore
 from .tags_api import tags_router
 
 
-def create_app(store: ModelStore) -> FastAPI:
-    """Wire the routes to `store`, which must stay open as long as the app serves."""
+def create_app(
+    store: ModelStore, *, token: str | None = None, guard_reads: bool = False
+) -> FastAPI:
+    """Wire the routes to `store`, which must stay open as long as the app serves.
+
+    With a token, changes need it; with `guard_reads` as well, everything but health does.
+    """
     metrics = GenomeMetrics()
     app = FastAPI(
         title="MNEMOS GENOME",
@@ -33,6 +39,8 @@ def create_app(store: ModelStore) -> FastAPI:
     app.include_router(tags_router(store))
     app.include_router(operations_router(store, metrics))
     app.add_exception_handler(GenomeError, _answer_genome_error)
+    if token is not None:
+        app.add_middleware(Gate, token=token, guard_reads=guard_reads)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     install_error_handling(app)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)

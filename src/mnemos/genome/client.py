@@ -28,6 +28,7 @@ from .errors import (
     ModelChangedError,
     ModelConflictError,
     ModelNotFoundError,
+    NotLetInError,
     TagNotFoundError,
 )
 
@@ -41,6 +42,7 @@ _ERRORS: dict[str, type[GenomeError]] = {
     "precondition_failed": ModelChangedError,
     "conflict": ModelConflictError,
     "unavailable": GenomeUnavailableError,
+    "unauthorized": NotLetInError,
 }
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -60,13 +62,16 @@ class GenomeClient:
     otherwise what GENOME said, in its words. Cancelling a call closes its connection.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = CALL_SECONDS) -> None:
+    def __init__(
+        self, url: str, timeout_seconds: float = CALL_SECONDS, *, token: str | None = None
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidModelError(f"{url!r} is no address of GENOME.", "url")
         self.url = url.rstrip("/")
         self._pool = httpx2.AsyncClient(
             base_url=self.url,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
             timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
             # A proxy that the environment names cannot know this machine's own addresses.
             trust_env=parts.hostname not in _LOOPBACK,

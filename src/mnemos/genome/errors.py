@@ -5,6 +5,7 @@
     ├── ModelNotFoundError       model_not_found  no such family or version
     ├── TagNotFoundError         tag_not_found    the family has no such version tag
     ├── ModelConflictError       conflict         the version or its name is taken, or in use
+    ├── NotLetInError            unauthorized     the token is missing or wrong
     ├── ModelChangedError        precondition_failed  If-Match names what is no longer there
     └── GenomeUnavailableError   unavailable      out of reach, or its disk fails: try again
 
@@ -65,6 +66,13 @@ class ModelChangedError(GenomeError):
 
     code = "precondition_failed"
     status = 412
+
+
+class NotLetInError(GenomeError):
+    """GENOME asks for its token."""
+
+    code = "unauthorized"
+    status = 401
 
 
 class GenomeUnavailableError(GenomeError):

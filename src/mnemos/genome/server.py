@@ -12,6 +12,7 @@ import structlog
 
 from ..http import HttpServer
 from .app import create_app
+from .errors import GenomeUnavailableError
 from .opening import open_store
 from .settings import GenomeSettings
 
@@ -47,10 +48,11 @@ class GenomeServer:
 
     async def __aenter__(self) -> Self:
         """Open the store, take the port, and return when requests are answered."""
+        token = self._token()
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(self._settings))
             http = HttpServer(
-                create_app(store),
+                create_app(store, token=token, guard_reads=self._is_exposed),
                 self._settings.http_host,
                 self._settings.http_port,
                 setting="GENOME_HTTP_PORT",
@@ -83,13 +85,30 @@ class GenomeServer:
             await stack.__aexit__(None, None, None)
         _log.info("genome.stopped")
 
+    @property
+    def _is_exposed(self) -> bool:
+        """Whether other machines may reach the port."""
+        return not _is_loopback(self._settings.http_host)
+
+    def _token(self) -> str | None:
+        """Raises GenomeUnavailableError where others could come in without one."""
+        settings = self._settings
+        if settings.token is not None:
+            return settings.token.get_secret_value()
+        if self._is_exposed and settings.auth != "off":
+            raise GenomeUnavailableError(
+                f"GENOME_HTTP_HOST={settings.http_host} lets other machines in, which takes a "
+                "token: set GENOME_TOKEN, or say GENOME_AUTH=off."
+            )
+        return None
+
     def _log_started(self) -> None:
         kept = {"database": "sqlite", "data_dir": str(self._settings.data_dir)}
         if self._settings.database_url is not None:
             kept = {"database": "postgresql"}
         _log.info("genome.started", url=self.url, **kept)
-        if not _is_loopback(self._settings.http_host):
-            _log.warning("genome.listens_beyond_loopback", host=self._settings.http_host)
+        if self._is_exposed and self._settings.token is None:
+            _log.warning("genome.token_off", host=self._settings.http_host)
 
 
 def _is_loopback(host: str) -> bool:

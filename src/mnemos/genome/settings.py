@@ -11,6 +11,8 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ..bearer import SHORTEST_SECRET
+
 ENV_PREFIX = "GENOME_"
 
 
@@ -29,7 +31,20 @@ class GenomeSettings(BaseSettings):
     """PostgreSQL's (postgresql://user:password@host/name); without it, SQLite in `data_dir`."""
     http_host: str = Field(default="127.0.0.1", min_length=1)
     http_port: int = Field(default=8081, ge=0, le=65535)
+    token: SecretStr | None = None
+    """Changes need it; beyond loopback, reads do too."""
+    auth: Literal["auto", "off"] = "auto"
+    """off: GENOME listens beyond loopback without a token."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    @field_validator("token")
+    @classmethod
+    def _is_no_guess(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is None or not token.get_secret_value():
+            return None
+        if len(token.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"must have at least {SHORTEST_SECRET} characters")
+        return token
 
     @field_validator("database_url")
     @classmethod

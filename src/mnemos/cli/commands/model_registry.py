@@ -63,12 +63,12 @@ def list_models(genome_url: str, output: Format, **filters: str | None) -> None:
 
 
 async def _all_models(genome_url: str, filters: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     with told_plainly():
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             while True:
                 page = await genome.list(limit=PAGE, cursor=cursor, **filters)
                 found += [model.model_dump(mode="json") for model in page.models]
@@ -116,12 +116,12 @@ def list_versions(family: str, sort: VersionOrder, genome_url: str, output: Form
 
 
 async def _all_versions(genome_url: str, family: str, sort: VersionOrder) -> list[dict[str, Any]]:
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     with told_plainly():
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             while True:
                 page = await genome.versions(family, sort=sort, cursor=cursor)
                 found += page.model_dump(mode="json")["versions"]
@@ -145,13 +145,13 @@ def show_model(name: str, genome_url: str, output: Format) -> None:
     """
     from ..http import run_async
     from ..names import split_model_name
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     family, version = split_model_name(name)
 
     async def fetch() -> tuple[dict[str, Any], list[str]]:
         with told_plainly():
-            async with GenomeClient(genome_url) as genome:
+            async with open_genome(genome_url) as genome:
                 found = await genome.get(family, version)
                 tags = (await genome.tags(family)).tags
         return found.model_dump(mode="json"), [
@@ -216,14 +216,14 @@ def tag_version(name: str, tag: str, genome_url: str, output: Format) -> None:
     """
     from ..http import run_async
     from ..names import split_full_name, split_model_name
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     family, version = split_model_name(name)
     _, tag = split_full_name(f"{family}:{tag}")
 
     async def point() -> dict[str, Any]:
         with told_plainly():
-            async with GenomeClient(genome_url) as genome:
+            async with open_genome(genome_url) as genome:
                 found = await genome.get(family, version)
                 done = await genome.set_tag(family, tag, found.version)
         return done.model_dump(mode="json")
@@ -248,13 +248,13 @@ def untag_version(name: str, genome_url: str, output: Format) -> None:
     """
     from ..http import run_async
     from ..names import split_full_name
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     family, tag = split_full_name(name)
 
     async def remove() -> None:
         with told_plainly():
-            async with GenomeClient(genome_url) as genome:
+            async with open_genome(genome_url) as genome:
                 await genome.remove_tag(family, tag)
 
     run_async(remove())
@@ -311,10 +311,10 @@ async def _delete(
     """GENOME forgets first: no worker may be sent to files that are going."""
     from mnemos.engram.errors import BucketNotFoundError
 
-    from ..sources.registry import GenomeClient, told_plainly
+    from ..sources.registry import open_genome, told_plainly
 
     with told_plainly():
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             model = await genome.get(family, version)
             await genome.delete(family, version, force=force)
             kept_for = await _sharer(genome, model)

@@ -44,7 +44,7 @@ PORT = click.IntRange(0, 65535)
     show_envvar=True,
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen on. There is no login yet: keep others away from it.",
+    help="The address to listen on. One that others reach takes CORTEX_ADMIN_KEY and GENOME_TOKEN.",
 )
 @click.option(
     "--http-port", type=PORT, default=8080, show_default=True, help="CORTEX's HTTP; 0: a free one."

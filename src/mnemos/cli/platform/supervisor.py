@@ -11,10 +11,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ..errors import CliError, Conflict, UsageFault
 from ..http import first_error
 from .options import Addresses, UpOptions
+from .tokens import PlatformTokens
 from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -64,19 +66,22 @@ class Supervisor:
             worker.stop()
 
     async def _run_servers(self) -> None:
+        tokens = PlatformTokens.of(self._options)
         check_worker_ports(self._options)
         async with AsyncExitStack() as servers:
             genome = await servers.enter_async_context(genome_server(self._options))
-            cortex = await servers.enter_async_context(cortex_server(self._options, genome.port))
+            cortex = await servers.enter_async_context(
+                cortex_server(self._options, genome.port, tokens)
+            )
             where = addresses(self._options, cortex, genome)
             write_state(self._options, where)
             servers.callback(self._options.state_file.unlink, missing_ok=True)
             self._on_ready(where)
-            await self._run_workers(where)
+            await self._run_workers(where, tokens)
 
-    async def _run_workers(self, where: Addresses) -> None:
+    async def _run_workers(self, where: Addresses, tokens: PlatformTokens) -> None:
         self._workers = [
-            WorkerProcess(index, self._options, where, self._say)
+            WorkerProcess(index, self._options, where, self._say, tokens.for_workers)
             for index in range(self._options.workers)
         ]
         async with asyncio.TaskGroup() as tasks:
@@ -112,7 +117,7 @@ def genome_server(options: UpOptions) -> GenomeServer:
     )
 
 
-def cortex_server(options: UpOptions, genome_port: int) -> CortexServer:
+def cortex_server(options: UpOptions, genome_port: int, tokens: PlatformTokens) -> CortexServer:
     """CORTEX with this platform's settings."""
     from mnemos.cortex.server import CortexServer
     from mnemos.cortex.settings import CortexSettings
@@ -126,6 +131,7 @@ def cortex_server(options: UpOptions, genome_port: int) -> CortexServer:
             grpc_port=options.grpc_port,
             genome_url=f"http://{reachable(options.host)}:{genome_port}",
             **options.engram.cortex_settings,
+            **tokens.for_cortex,
         )
     )
 
@@ -146,7 +152,7 @@ def addresses(options: UpOptions, cortex: CortexServer, genome: GenomeServer) ->
     """Where clients on this machine find the servers."""
     host = reachable(options.host)
     return Addresses(
-        cortex_url=f"http://{host}:{cortex.http_port}",
+        cortex_url=f"{urlsplit(cortex.http_url).scheme}://{host}:{cortex.http_port}",
         cortex_grpc=f"{host}:{cortex.grpc_port}",
         genome_url=f"http://{host}:{genome.port}",
         engram_url=options.engram.url,

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -49,11 +49,16 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, index: int, options: UpOptions, where: Addresses, say: Callable[[str], None]
+        self,
+        index: int,
+        options: UpOptions,
+        where: Addresses,
+        say: Callable[[str], None],
+        tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.name = f"worker-{index + 1}"
         self._options = options
-        self._environment = worker_environment(index, options, where)
+        self._environment = worker_environment(index, options, where) | dict(tokens or {})
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mnemos.engram.publish import DIGEST_LETTERS
 from ..engram import EngramTarget
 from ..output import note
 from .agreement import Published, check_free, complete, digest_of, register, tell_what_is_replaced
-from .registry import GenomeClient, find_model, told_plainly
+from .registry import GenomeClient, find_model, open_genome, told_plainly
 from .steps import step
 
 
@@ -31,7 +32,7 @@ async def copy_model(
     Every file is compared with its SHA-256 on the way. Raises CliError; nothing is then
     registered, and a second try goes on where this one stopped.
     """
-    async with GenomeClient(source[0]) as theirs, GenomeClient(target[0]) as ours:
+    async with _source(source[0], target[0]) as theirs, open_genome(target[0]) as ours:
         with told_plainly():
             model = (await theirs.get(*name)).model_dump(mode="json")
         digest = digest_of(model)
@@ -70,6 +71,13 @@ def _renamed(model: dict[str, Any], name: tuple[str, str], bucket: str) -> dict[
 
 def _place(store: Any, artifact: dict[str, Any]) -> Place:
     return Place(store, artifact["bucket"], artifact["path"])
+
+
+def _source(url: str, ours: str) -> GenomeClient:
+    """A client of the GENOME that is read; ours has a token that is nobody else's business."""
+    if url == ours:
+        return open_genome(url)
+    return GenomeClient(url, token=os.environ.get("MNEMOS_SOURCE_GENOME_TOKEN") or None)
 
 
 async def _copy(model: dict[str, Any], source: EngramTarget, target: Place, cache: Path) -> None:

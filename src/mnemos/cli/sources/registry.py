@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,16 @@ from mnemos.genome.client import GenomeClient
 from mnemos.genome.errors import GenomeError
 
 from ..engram import engram_fault
-from ..errors import CliError, Conflict, NotFound, Unreachable, UsageFault
+from ..errors import CliError, Conflict, NotFound, NotLetIn, Unreachable, UsageFault
 
-__all__ = ["GenomeClient", "find_model", "known_files", "told_plainly"]
+__all__ = ["GenomeClient", "find_model", "known_files", "open_genome", "told_plainly"]
 
 VERSIONS_ASKED = 8
+
+
+def open_genome(url: str) -> GenomeClient:
+    """A client of GENOME that brings the token of the environment, if there is one."""
+    return GenomeClient(url, token=os.environ.get("MNEMOS_GENOME_TOKEN") or None)
 
 
 @contextmanager
@@ -36,6 +42,8 @@ def _genome_fault(error: GenomeError) -> CliError:
         return NotFound(error.message, code=error.code, hint="see them all: mnemos models list")
     if error.code in ("conflict", "precondition_failed"):
         return Conflict(error.message, code=error.code)
+    if error.code == "unauthorized":
+        return NotLetIn(error.message, code=error.code, hint="set MNEMOS_GENOME_TOKEN to it")
     if error.code == "unavailable":
         return Unreachable(error.message, hint="start it with: mnemos up")
     return UsageFault(error.message, code=error.code, field=error.field)

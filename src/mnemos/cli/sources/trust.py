@@ -11,14 +11,14 @@ from mnemos.engram.signing import SignedFile, sign_manifest, verify_manifest
 
 from ..engram import EngramTarget
 from ..errors import CliError
-from .registry import GenomeClient, told_plainly
+from .registry import open_genome, told_plainly
 from .steps import step
 
 
 async def sign_model(genome_url: str, name: tuple[str, str], key: Path) -> dict[str, Any]:
     """Sign the files that are registered, as they are registered; return the model."""
     with told_plainly():
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             model = await genome.get(*name)
             body = model.model_dump(mode="json")
             bundle = await asyncio.to_thread(sign_manifest, _files(body), _called(body), key)
@@ -39,7 +39,7 @@ async def check_model(
     Without keys, no signature is asked for. Raises CliError.
     """
     with told_plainly():
-        async with GenomeClient(genome_url) as genome:
+        async with open_genome(genome_url) as genome:
             model = (await genome.get(*name)).model_dump(mode="json")
         if keys:
             await asyncio.to_thread(
