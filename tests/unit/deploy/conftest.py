@@ -1,0 +1,42 @@
+"""What a deployment's files say, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+DOCKERFILES = (
+    "src/neuron/Dockerfile",
+    "deploy/docker/neuron-cpu.Dockerfile",
+    "deploy/docker/platform.Dockerfile",
+)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(params=DOCKERFILES)
+def dockerfile_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def compose() -> dict[str, Any]:
+    text = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def example() -> dict[str, str]:
+    """The variables of .env.example."""
+    lines = (ROOT / "deploy" / "compose" / ".env.example").read_text().splitlines()
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name: value for name, _, value in pairs}
