@@ -11,7 +11,7 @@ import pytest
 from batch_tools import CHATS, answer_all, line, objects_in, start, until, upload
 from cortex_tools import Cortex
 from openai import AsyncOpenAI
-from openai_tools import cortex_by_hand, official_client
+from openai_tools import complete, cortex_by_hand, official_client
 
 from mnemos.cortex.batches.objects import FileObjects
 from mnemos.cortex.batches.sweeping import FileSweeper
@@ -141,3 +141,24 @@ async def test_keys_see_their_own_alone(tmp_path: Path) -> None:
             one_key = {"authorization": f"Bearer {secrets[0]}"}
             shown = await cortex.http.get("/api/v1/webhooks/deliveries", headers=one_key)
             assert shown.status_code == 403
+
+
+async def test_a_batch_waits_for_room_where_its_key_has_a_limit(tmp_path: Path) -> None:
+    async with cortex_by_hand(tmp_path, admin_key=ADMIN_KEY) as cortex:
+        cortex.http.headers["authorization"] = f"Bearer {ADMIN_KEY}"
+        limited = {"name": "small", "max_waiting_jobs": 2}
+        secret = (await cortex.http.post("/api/v1/keys", json=limited)).json()["secret"]
+        async with official_client(cortex.server.http_url, api_key=secret) as client:
+            batch = await start(client, await upload(client, *map(line, "abcde")))
+            for _ in range(5):
+                pending = (await cortex.http.get("/api/v1/jobs?status=pending")).json()["jobs"]
+                assert len(pending) <= 2
+                await answer_all(cortex, 1)
+            done = await until(client, batch, "completed")
+            assert done.request_counts is not None
+            assert done.request_counts.model_dump() == {"total": 5, "completed": 5, "failed": 0}
+            stopped = await start(client, await upload(client, *map(line, "abcde")))
+            [leased] = await cortex.acquire()
+            await client.batches.cancel(stopped.id)
+            await complete(cortex, leased.job.job_id, "last")
+            await until(client, stopped, "cancelled")

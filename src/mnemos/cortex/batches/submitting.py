@@ -13,6 +13,7 @@ from mnemos.http import ApiError
 from ..api.context import ApiContext
 from ..api.submission import Preparation, parse_job
 from ..errors import StorageUnavailableError
+from ..notifier import group_topic
 from ..records import NewJob
 from .lines import Line, error_json, job_of, parse_line
 from .objects import FileObjects
@@ -23,7 +24,7 @@ LINES_AT_ONCE = 500
 BYTES_AT_ONCE = 8 * 1024 * 1024
 LINES_BETWEEN_PAUSES = 16
 ROOM_LOOK_SECONDS = 1.0
-"""How often one looks whether the batch's key may have more jobs waiting."""
+"""How often one looks whether the batch's key may have more jobs waiting, if none ends."""
 _WRONG = frozenset({400, 404, 409, 413, 422})
 
 
@@ -61,28 +62,33 @@ class Submitter:
         )
         progress, step = batch.progress, _Step()
         room = 0
-        async with aclosing(self._files.lines(batch.input_file_id)) as lines:
-            async for number, raw in lines:
-                if number <= batch.progress.handled:
-                    continue
-                while not step.lines and (room := await self._room(batch)) <= 0:
-                    yield progress
-                    await asyncio.sleep(ROOM_LOOK_SECONDS)
-                line = parse_line(number, raw, batch.endpoint)
-                try:
-                    step.jobs.append(await self._prepared(line, batch))
-                except ApiError as error:
-                    step.faults.append(_fault(line, error))
-                step.lines += 1
-                step.size_bytes += len(raw)
-                if step.lines >= min(room, LINES_AT_ONCE) or step.size_bytes >= BYTES_AT_ONCE:
-                    progress = await self._store_step(batch, step, progress)
-                    step = _Step()
-                    yield progress
-                elif number % LINES_BETWEEN_PAUSES == 0:
-                    await asyncio.sleep(0)  # others are served between
+        with self._cortex.notifier.subscribe(group_topic(batch.batch_id)) as ear:
+            async with aclosing(self._files.lines(batch.input_file_id)) as lines:
+                async for number, raw in lines:
+                    if number <= batch.progress.handled:
+                        continue
+                    while not step.lines and (room := await self._room(batch)) <= 0:
+                        yield progress
+                        await ear.wait(ROOM_LOOK_SECONDS)
+                        ear.clear()
+                    await self._add(step, batch, number, raw)
+                    if step.lines >= min(room, LINES_AT_ONCE) or step.size_bytes >= BYTES_AT_ONCE:
+                        progress = await self._store_step(batch, step, progress)
+                        step = _Step()
+                        yield progress
+                    elif number % LINES_BETWEEN_PAUSES == 0:
+                        await asyncio.sleep(0)  # others are served between
         if step.lines:
             yield await self._store_step(batch, step, progress)
+
+    async def _add(self, step: _Step, batch: Batch, number: int, raw: bytes) -> None:
+        line = parse_line(number, raw, batch.endpoint)
+        try:
+            step.jobs.append(await self._prepared(line, batch))
+        except ApiError as error:
+            step.faults.append(_fault(line, error))
+        step.lines += 1
+        step.size_bytes += len(raw)
 
     async def _room(self, batch: Batch) -> int:
         """How many jobs of the batch's key there is room for."""
