@@ -131,6 +131,7 @@ class Client:
         total: int | None = None,
         after: str = "",
         patience_seconds: float | None = None,
+        whole_results: bool = True,
         **options: Unpack[Options],
     ) -> MapRun[Item]:
         """Ask every item of an iterable, of any length; iterate over the answers as they come.
@@ -156,6 +157,7 @@ class Client:
             window=window,
             on_error=on_error,
             after=after,
+            whole_results=whole_results,
             patience_seconds=self._patience_seconds
             if patience_seconds is None
             else patience_seconds,

@@ -91,6 +91,7 @@ class BatchRun:
                 window=self._window,
                 after=self._cursor,
                 patience_seconds=GIVE_UP_SECONDS,
+                whole_results=False,  # a line that is too big names where its answer lies
                 **options_of(settings),
             )
             try:
