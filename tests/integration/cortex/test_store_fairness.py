@@ -221,3 +221,18 @@ async def test_kinds_of_waiting_jobs_are_told_once_however_many_keys_have_some(
     told = await tools.store.waiting_lanes()
     shown = [(lane.model.family, lane.priority, lane.jobs) for lane in told]
     assert shown == [("tiny", 6, 16), ("other", 5, 2)]
+
+
+async def test_among_keys_too_a_worker_is_given_one_suspect(tools: StoreTools) -> None:
+    await tools.register(slots=20)
+    suspects = {job for key in "ab" for job in await wait(tools, 3, key_id=key)}
+    for number in range(2):
+        assert len(await tools.claim(max_jobs=10)) == 6
+        await tools.register(instance=f"process {number}", slots=20)
+        tools.clock.turn(300)
+        await tools.store.promote_due()
+    for key in "ab":
+        await wait(tools, 10, key_id=key)
+    leased = await tools.claim(max_jobs=8)
+    assert len(suspects & {one.job.job_id for one in leased}) == 1
+    assert Counter(one.job.key_id for one in leased) == {"a": 4, "b": 4}

@@ -104,6 +104,7 @@ class Choice:
         room, left = self.request.max_bytes, self.request.max_jobs
         for job in jobs if left else ():
             if self._must_run_apart(job):
+                self._refund([job["seq"]])
                 continue
             room -= job["size_bytes"]
             if room < 0 and left < self.request.max_jobs:
