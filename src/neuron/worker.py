@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import structlog
 from pydantic import ValidationError
 
+from mnemos import systemd
+
 from .config import ChangeableSettings, Settings, describe_validation_error, load_settings
 from .errors import ConfigurationError, NeuronError
 from .models.action import Action
@@ -168,6 +170,7 @@ class NEURONWorker:
             self._on_activity()
             self.ready.set()
             parts.heartbeat.poke()
+            systemd.ready()
             logger.info("worker_ready", worker_id=self.worker_id, api_port=self.api_port)
             await self._stop_requested.wait()
         await self._leave(parts)
@@ -211,6 +214,7 @@ class NEURONWorker:
     async def _leave(self, parts: WorkerParts) -> None:
         """No new jobs; those running finish or go back; their results arrive."""
         self.view.lifecycle.enter(WorkerPhase.SHUTTING_DOWN)
+        systemd.stopping()
         if not parts.executor.running:
             return
         parts.heartbeat.poke()

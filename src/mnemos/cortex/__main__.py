@@ -14,6 +14,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from mnemos import systemd
 from mnemos.collector import calm_collector
 from mnemos.http import PortUnavailableError, describe_validation_errors
 
@@ -27,10 +28,14 @@ _log = structlog.get_logger(__name__)
 
 
 EX_USAGE = 64
+EX_CONFIG = 78
 
 
 def main() -> int:
-    """Run CORTEX; return the exit status: 0 after a signal, 1 when it cannot start."""
+    """Run CORTEX; return the exit status.
+
+    0 after a signal, 1 when it cannot start, 78 for settings that cannot be, 64 for other words.
+    """
     words = sys.argv[1:]
     if words not in ([], ["migrate"]):
         return _fail(f"unknown words {' '.join(words)!r}: `migrate` is the only one", EX_USAGE)
@@ -39,7 +44,7 @@ def main() -> int:
     except ValidationError as error:
         message, field = describe_validation_errors(error.errors(include_url=False))
         name = (field or "").split(".")[0]
-        return _fail(message.replace(name, f"CORTEX_{name.upper()}", 1))
+        return _fail(message.replace(name, f"CORTEX_{name.upper()}", 1), EX_CONFIG)
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_settings(os.environ):
         _log.warning("cortex.unknown_setting", name=name)
@@ -59,7 +64,9 @@ async def _serve(settings: CortexSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with CortexServer(settings):
+        systemd.ready()
         await stopped.wait()
+        systemd.stopping()
         _log.info("cortex.stopping")
 
 

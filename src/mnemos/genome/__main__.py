@@ -16,6 +16,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from .. import systemd
 from ..http import PortUnavailableError
 from .errors import GenomeError
 from .opening import open_store
@@ -64,7 +65,9 @@ async def _serve(settings: GenomeSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with GenomeServer(settings):
+        systemd.ready()
         await stop.wait()
+        systemd.stopping()
 
 
 async def _migrate(settings: GenomeSettings) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from mnemos import systemd
+
 from ..clients.cortex_client import CortexClient
 from ..clients.cortex_security import CortexSecurity
 from ..clients.engram_client import EngramClient
@@ -199,6 +201,7 @@ def assemble(
         on_answer=inbox.heartbeat_answered,
         on_hints=prefetcher.hint,
         on_unknown=registrar.register_again,
+        on_success=systemd.alive,
         metrics=metrics,
     )
 

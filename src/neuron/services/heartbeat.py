@@ -80,7 +80,7 @@ class HeartbeatService(Service):
 
     `describe` fills in the worker's own state; `on_answer` gets the actions, and which of them
     CORTEX now knows to be done, `on_hints` the models to fetch ahead, none unless they were
-    asked for; `on_unknown` registers again.
+    asked for; `on_unknown` registers again; `on_success` is called after each that arrived.
     """
 
     name: ClassVar[str] = "heartbeat_service"
@@ -97,6 +97,7 @@ class HeartbeatService(Service):
         on_answer: Callable[[list[Action], list[str]], None] | None = None,
         on_hints: Callable[[list[ModelHint]], None] | None = None,
         on_unknown: Callable[[], Awaitable[None]] | None = None,
+        on_success: Callable[[], None] | None = None,
         metrics: WorkerMetrics | None = None,
     ) -> None:
         super().__init__()
@@ -111,6 +112,7 @@ class HeartbeatService(Service):
         self._on_answer = on_answer
         self._on_hints = on_hints
         self._on_unknown = on_unknown
+        self._on_success = on_success
         self._metrics = metrics
         self._poke = asyncio.Event()
         logger.info("heartbeat_service_initialized", worker_id=worker_id, interval=interval_seconds)
@@ -141,6 +143,8 @@ class HeartbeatService(Service):
             else:
                 self.consecutive_failures = 0
                 backoff.reset()
+                if self._on_success is not None:
+                    self._on_success()
                 gap = min(LEAST_GAP_SECONDS, self.interval_seconds)
                 await asyncio.sleep(gap)
                 await sleep_or_event(self._poke, self.interval_seconds - gap)

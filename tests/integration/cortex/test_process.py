@@ -146,7 +146,7 @@ async def test_a_bad_setting_is_one_sentence(
     monkeypatch.setenv("CORTEX_LEASE_SECONDS", "soon")
     async with cortex_process(tmp_path, 0, 0) as process:
         _, errors = await process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 78
     assert errors.decode().startswith("cortex: CORTEX_LEASE_SECONDS: ")
 
 
