@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import psycopg
 import pytest
-from cortex_tools import LEASE, StoreTools, TurnableClock, running_cortex
+from cortex_tools import LEASE, StoreTools, TurnableClock, eventually, running_cortex
 from pydantic import SecretStr
 from store_chaos import WORKERS, Chaos, check_books, check_log
 
@@ -21,6 +21,10 @@ from mnemos.cortex.sql.postgres.store import PostgresStore
 from mnemos.cortex.state_machine import JobState
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
+LIVE_REPLICAS = """
+SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+WHERE locktype = 'advisory' AND datname = current_database()
+"""
 JOBS = 150
 STEPS = 150
 
@@ -70,7 +74,14 @@ async def test_only_who_is_not_alone_tells_others(postgres_url: str, clock: Turn
         """How many commits were told; waits for those that must be."""
         return len(list(ear.notifies(timeout=5 if commits else 0, stop_after=commits or None)))
 
-    with psycopg.connect(postgres_url, autocommit=True) as ear:
+    async def is_alone() -> bool:
+        """Whether PostgreSQL has ended the other's session, which takes it a moment."""
+        return watch.execute(LIVE_REPLICAS).fetchone() == (1,)
+
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as ear,
+        psycopg.connect(postgres_url, autocommit=True) as watch,
+    ):
         ear.execute(f"LISTEN {CHANNEL}")
         async with store() as first:
             tools = StoreTools(first, clock, LocalNotifier())
@@ -79,6 +90,7 @@ async def test_only_who_is_not_alone_tells_others(postgres_url: str, clock: Turn
             async with store():
                 await tools.submit()
                 assert told_of(1) == 1
+            await eventually(is_alone, "the other is gone")
             await tools.submit()
             assert told_of(0) == 0
 

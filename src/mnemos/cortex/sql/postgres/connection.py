@@ -20,7 +20,7 @@ import psycopg
 from psycopg import errors
 from psycopg.adapt import Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import Escaping, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import dict_row
 
@@ -155,6 +155,22 @@ class PostgresConnection:
         if not names and b";" in text:
             return self._read(self._libpq.exec_(text))
         return self._run(text, [parameters[name] if parameters else None for name in names])
+
+    def begin(self, calls: Iterable[tuple[str, Collection[str] | int | None]]) -> Rows:
+        """Begin a transaction and execute prepared statements in it, in one round trip.
+
+        Each has one argument, or none. Return the rows of the last.
+        """
+        texts = [b"BEGIN", *(self._call(name, told) for name, told in calls)]
+        return self._read(self._libpq.exec_(b"; ".join(texts)))
+
+    def _call(self, name: str, told: Collection[str] | int | None) -> bytes:
+        text = b"EXECUTE " + name.encode()
+        if told is None:
+            return text
+        if isinstance(told, int):
+            return b"%b(%d)" % (text, told)
+        return b"%b(%b)" % (text, Escaping(self._libpq).escape_literal(_texts(list(told))))
 
     def flush(self) -> None:
         """Write what waits."""

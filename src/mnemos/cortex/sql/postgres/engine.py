@@ -29,17 +29,20 @@ GHOST_SECONDS = 5.0
 MOST_NUMBERS = 64
 """Where more jobs are new, a round trip for their numbers costs each next to nothing."""
 
-_BEGIN = f"""
-BEGIN; SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
-    pg_current_xact_id()::text AS id, pg_try_advisory_xact_lock({LIVE_LOCK}) AS alone
+# Prepared in each writing session, so that a commit begins in one round trip.
+_PREPARE = f"""
+PREPARE begun AS SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
+    pg_current_xact_id()::text AS id, pg_try_advisory_xact_lock({LIVE_LOCK}) AS alone;
+PREPARE begun_with (bigint) AS SELECT extract(epoch FROM clock_timestamp())::float8 AS now,
+    pg_current_xact_id()::text AS id, pg_try_advisory_xact_lock({LIVE_LOCK}) AS alone,
+    ARRAY(
+        SELECT nextval(pg_get_serial_sequence('jobs', 'seq')) FROM generate_series(1, $1)
+    ) AS numbers;
+PREPARE lock_workers (text[]) AS
+    SELECT 1 FROM workers WHERE worker_id = ANY($1) ORDER BY worker_id FOR NO KEY UPDATE;
+PREPARE lock_jobs (text[]) AS
+    SELECT 1 FROM jobs WHERE job_id = ANY($1) ORDER BY seq FOR NO KEY UPDATE
 """  # noqa: S608  constants only
-_NUMBERS = """
-ARRAY(SELECT nextval(pg_get_serial_sequence('jobs', 'seq')) FROM generate_series(1, {})) AS numbers
-"""
-_LOCK_WORKERS = """
-SELECT 1 FROM workers WHERE worker_id = ANY(:ids) ORDER BY worker_id FOR NO KEY UPDATE
-"""
-_LOCK_JOBS = "SELECT 1 FROM jobs WHERE job_id = ANY(:ids) ORDER BY seq FOR NO KEY UPDATE"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
 _NOTIFY = "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
 _STATUS = "SELECT pg_xact_status(CAST(:id AS xid8)) AS status"
@@ -77,11 +80,6 @@ _SPOILING = (
 )
 
 
-def _begin(new_jobs: int) -> str:
-    """Begin to write; take the numbers of new jobs in the same round trip."""
-    return f"{_BEGIN}, {_NUMBERS.format(new_jobs)}" if new_jobs else _BEGIN
-
-
 class PostgresEngine:
     """The Engine of one replica, called `replica`.
 
@@ -114,6 +112,7 @@ class PostgresEngine:
         try:
             _end_ghosts(connection, name)
             connection.execute(_BY_KEYS)
+            connection.execute(_PREPARE)
             self._join(connection)
         except BaseException:
             connection.close()
@@ -140,12 +139,14 @@ class PostgresEngine:
     def begin(self, connection: Connection, touched: Touched) -> Begun:
         """Begin to write, and lock the workers, then the jobs, in their order."""
         new_jobs = touched.new_jobs if touched.new_jobs <= MOST_NUMBERS else 0
-        begun = _only(connection.execute(_begin(new_jobs)))
+        steps: list[tuple[str, Any]] = [("lock_workers", touched.workers)]
+        steps += [("lock_jobs", touched.jobs), ("begun_with", new_jobs)]
+        calls = [(name, told) for name, told in steps if told]
+        if not new_jobs:
+            calls.append(("begun", None))
+        assert isinstance(connection, PostgresConnection)
+        begun = _only(connection.begin(calls))
         self._alone = begun["alone"]
-        if touched.workers:
-            connection.execute(_LOCK_WORKERS, {"ids": list(touched.workers)})
-        if touched.jobs:
-            connection.execute(_LOCK_JOBS, {"ids": list(touched.jobs)})
         numbers = begun["numbers"] if new_jobs else ()
         if self._clock is not None:
             return Begun(self._clock, begun["id"], numbers)
