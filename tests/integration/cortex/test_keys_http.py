@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from cortex_tools import Cortex, running_cortex
+from cortex_tools import Cortex, eventually, running_cortex
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
@@ -293,6 +293,22 @@ async def test_tokens_come_back_that_a_job_did_not_need(ring: Keyring) -> None:
     )
     await ring.cortex.server.quotas.settle()
     assert (await alice.post("/api/v1/jobs", json=body)).status_code == 201
+
+
+async def test_what_one_replica_is_told_all_know(tmp_path: Path, postgres_url: str) -> None:
+    def replica(name: str) -> CortexSettings:
+        return settings_of(tmp_path / name, database_url=SecretStr(postgres_url))
+
+    async with keyring(replica("one")) as one, CortexServer(replica("two")) as two:
+        await one.make("alice")
+        async with client_of(two.http_url, one.secrets[0]) as there:
+            assert (await there.get("/api/v1/jobs")).status_code == 200
+            await one.operator.patch("/api/v1/keys/alice", json={"disabled": True})
+
+            async def refused() -> bool:
+                return (await there.get("/api/v1/jobs")).status_code == 401
+
+            await eventually(refused, "the other replica knows that the key is disabled")
 
 
 async def test_secrets_are_told_nowhere(tmp_path: Path) -> None:
