@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import compose_file
 import pytest
 import yaml
 
@@ -29,14 +30,11 @@ def dockerfile_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def compose() -> dict[str, Any]:
-    text = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
-    loaded: dict[str, Any] = yaml.safe_load(text)
+    loaded: dict[str, Any] = yaml.safe_load(compose_file.text())
     return loaded
 
 
 @pytest.fixture(scope="session")
 def example() -> dict[str, str]:
     """The variables of .env.example."""
-    lines = (ROOT / "deploy" / "compose" / ".env.example").read_text().splitlines()
-    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    return {name: value for name, _, value in pairs}
+    return compose_file.example()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from compose_file import SECRET, VARIABLE, environment, text
 
 from mnemos.cortex.settings import CortexSettings, unknown_settings
 from mnemos.cortex.telemetry import CortexMetrics
@@ -16,9 +18,7 @@ from mnemos.genome.settings import GenomeSettings, unknown_names
 from neuron.config import Settings, load_settings
 from neuron.utils.metrics import WorkerMetrics
 
-VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::[-?]([^}]*))?\}")
 METRIC = re.compile(r"\b(?:neuron|genome|mnemos)_[a-z_]+")
-SECRET = "0123456789abcdef0123456789abcdef"
 WORKERS = ("neuron-worker", "neuron-worker-cpu")
 USERS_OWN = {
     "NEURON_CORTEX_GRPC_URL": "cortex:9090",
@@ -31,26 +31,9 @@ USERS_OWN = {
 }
 
 
-def environment(
-    compose: Mapping[str, Any], name: str, example: Mapping[str, str]
-) -> dict[str, str]:
-    """A service's variables as compose would give them, with the example's values or a secret."""
-    listed = compose["services"][name].get("environment", {})
-    pairs = listed.items() if isinstance(listed, dict) else (each.split("=", 1) for each in listed)
-
-    def value(found: re.Match[str]) -> str:
-        given = example[found[1]]
-        is_needed = ":?" in found[0] or found[2] is None
-        return given or (SECRET if is_needed else found[2] or "")
-
-    return {key: VARIABLE.sub(value, str(text)) for key, text in pairs}
-
-
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A process without settings of its own."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("NEURON_", "CORTEX_", "GENOME_")):
             monkeypatch.delenv(name)
@@ -66,7 +49,7 @@ def given(patch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
 def test_cortex_takes_its_variables(
     compose: dict[str, Any], example: dict[str, str], bare: pytest.MonkeyPatch
 ) -> None:
-    variables = environment(compose, "cortex", example)
+    variables = environment("cortex", example)
     given(bare, variables)
     settings = CortexSettings()
     assert unknown_settings(variables) == []
@@ -78,7 +61,7 @@ def test_cortex_takes_its_variables(
 def test_genome_takes_its_variables(
     compose: dict[str, Any], example: dict[str, str], bare: pytest.MonkeyPatch
 ) -> None:
-    variables = environment(compose, "genome", example)
+    variables = environment("genome", example)
     given(bare, variables)
     GenomeSettings()
     assert unknown_names(variables) == []
@@ -88,7 +71,7 @@ def test_genome_takes_its_variables(
 def test_a_worker_takes_its_variables(
     compose: dict[str, Any], example: dict[str, str], bare: pytest.MonkeyPatch, worker: str
 ) -> None:
-    variables = environment(compose, worker, example)
+    variables = environment(worker, example)
     given(bare, variables)
     settings: Settings = load_settings()  # refuses names that mean nothing
     assert settings.cortex_token is not None
@@ -98,7 +81,7 @@ def test_a_worker_takes_its_variables(
 def test_the_gpu_worker_has_the_variables_of_the_specification(
     compose: dict[str, Any], example: dict[str, str]
 ) -> None:
-    variables = environment(compose, "neuron-worker", example)
+    variables = environment("neuron-worker", example)
     assert {name: variables[name] for name in USERS_OWN} == USERS_OWN
 
 
@@ -106,7 +89,7 @@ def test_tokens_are_the_same_on_both_sides(
     compose: dict[str, Any], example: dict[str, str]
 ) -> None:
     distinct = {name: f"{name}-{SECRET}" for name, value in example.items() if not value}
-    told = {name: environment(compose, name, example | distinct) for name in compose["services"]}
+    told = {name: environment(name, example | distinct) for name in compose["services"]}
     for worker in WORKERS:
         assert told[worker]["NEURON_CORTEX_TOKEN"] == told["cortex"]["CORTEX_WORKER_TOKEN"]
         assert told[worker]["NEURON_GENOME_TOKEN"] == told["genome"]["GENOME_TOKEN"]
@@ -114,8 +97,7 @@ def test_tokens_are_the_same_on_both_sides(
 
 
 def test_the_example_names_every_variable(root: Path, example: dict[str, str]) -> None:
-    text = (root / "deploy" / "compose" / "compose.yaml").read_text()
-    assert {found[1] for found in VARIABLE.finditer(text)} == set(example)
+    assert {found[1] for found in VARIABLE.finditer(text())} == set(example)
 
 
 def test_whoever_is_waited_for_can_be_found_healthy(compose: dict[str, Any]) -> None:
@@ -154,7 +136,9 @@ def test_the_database_is_reached_from_the_platform_alone(compose: dict[str, Any]
 def test_the_dashboard_asks_for_metrics_that_are_there(root: Path) -> None:
     path = root / "deploy/compose/observability/grafana/dashboards/mnemos.json"
     asked = {
-        name for text in _expressions(json.loads(path.read_text())) for name in METRIC.findall(text)
+        name
+        for asked_for in _expressions(json.loads(path.read_text()))
+        for name in METRIC.findall(asked_for)
     }
     assert len(asked) > 10
     assert asked <= _metrics()
