@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import four_ways
 import jsonschema
 import openai
 import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
+from openai_platform import CONTEXT
+from tiny_llama import build_tiny_llama
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -51,6 +55,20 @@ async def test_the_pieces_of_a_stream_are_the_answer(client: AsyncOpenAI) -> Non
     assert end.choices[0].finish_reason == "length"
     assert (counted.choices, counted.usage) == ([], whole.usage)
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_streamed_whole_batched_and_direct_answers_are_the_same(
+    client: AsyncOpenAI, tmp_path: Path
+) -> None:
+    asked = four_ways.prompts(20)
+    request: dict[str, Any] = {"model": "chat", "temperature": 0, "max_tokens": 24}
+    whole = await four_ways.whole(client, asked, **request)
+    assert len(set(whole)) > len(asked) / 2, "the model says different things"
+    assert await four_ways.streamed(client, asked, **request) == whole
+    assert await four_ways.batched(client, asked, 60, **request) == whole
+    folder = build_tiny_llama(tmp_path / "model", context=CONTEXT)
+    parameters = {"temperature": 0, "max_tokens": 24}
+    assert await four_ways.direct(folder, asked, parameters) == whole
 
 
 async def test_several_choices_are_the_same_streamed_and_whole(client: AsyncOpenAI) -> None:

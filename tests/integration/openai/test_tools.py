@@ -13,7 +13,7 @@ import openai
 import pytest
 from cortex_tools import Cortex
 from openai import AsyncOpenAI, pydantic_function_tool
-from openai_tools import complete, cortex_by_hand, official_client
+from openai_tools import complete, cortex_by_hand, fail, official_client
 from pydantic import BaseModel
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -114,7 +114,6 @@ async def test_calls_and_results_reach_the_model(client: AsyncOpenAI) -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"model": "chat", "tools": TOOLS}, "tools"),
         ({"tool_choice": "required"}, None),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "X"}}}, None),
         ({"tools": [*TOOLS, TOOLS[0]]}, None),
@@ -178,3 +177,29 @@ async def test_what_a_model_writes_becomes_calls(by_hand: ByHand) -> None:
         assert len(choice.message.tool_calls) == 1
     for choice in await by_hand.answer(HERMES, tool_choice="none"):
         assert (choice.message.content, choice.message.tool_calls) == (HERMES, None)
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_call_that_a_crash_cut_in_two_is_told_once(tmp_path: Path, choice: Any) -> None:
+    call = '{"name": "Leave", "arguments": {"quickly": true}}'
+    text = f"<tool_call>{call}</tool_call>" if choice == "auto" else call
+    asked = GREEDY | {"model": "tiny", "tools": TOOLS, "tool_choice": choice}
+    async with (
+        cortex_by_hand(tmp_path) as cortex,
+        official_client(cortex.server.http_url) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        answer = group.create_task(streamed(client, **asked))
+        [leased] = await cortex.acquire()
+        job_id = leased.job.job_id
+        await cortex.chunks(job_id, *text[:30])
+        await fail(cortex, job_id, "engine_crashed", retryable=True)
+        [second] = await cortex.acquire(wait=10)
+        rest = text[len(second.resume.text) :]
+        await cortex.chunks(job_id, *rest, attempt=second.attempt)
+        await complete(cortex, job_id, text, second.attempt)
+        [told] = (await answer).choices
+    [made] = told.message.tool_calls
+    assert (made.function.name, made.function.parsed_arguments) == ("Leave", Leave(quickly=True))
+    assert not told.message.content
