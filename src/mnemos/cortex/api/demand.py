@@ -28,7 +28,9 @@ async def demand(
     job_type: Annotated[list[str] | None, Query(description="Inference, unless named")] = None,
     memory_mb: Annotated[int | None, Query(ge=0, description="What one has free, in MiB")] = None,
     gpu_memory_mb: Annotated[int | None, Query(ge=0, description="The same of its GPU")] = None,
-    tag: Annotated[list[str] | None, Query(description="Its tags, as name=value")] = None,
+    tag: Annotated[
+        list[str] | None, Query(description="Its tags, as name=value; empty: it has none")
+    ] = None,
     slots: Annotated[int, Query(ge=1, le=1024, description="Jobs that one runs at a time")] = 1,
 ) -> Response:
     """Jobs that a worker of the kind described could run, and how many such workers they fill.
@@ -40,7 +42,7 @@ async def demand(
         job_types=frozenset(job_type) if job_type else None,
         memory_mb=memory_mb,
         gpu_memory_mb=gpu_memory_mb,
-        tags=None if tag is None else dict(map(_tag, tag)),
+        tags=None if tag is None else dict(map(_tag, filter(None, tag))),
         slots=slots,
     )
     numbers = await cortex.store.queue_numbers()
