@@ -22,6 +22,12 @@ class Mnemos(LazyGroup):
             ("jobs", "jobs", "jobs", "Submit, watch and steer jobs."),
             ("batches", "batches", "batches", "Run files of requests, and again what failed."),
             ("workers", "workers", "workers", "See and steer the workers."),
+            (
+                "worker",
+                "worker",
+                "worker",
+                "Make this machine a worker that systemd keeps running.",
+            ),
             ("keys", "keys", "keys", "Make, list and change API keys."),
             ("doctor", "doctor", "doctor", "Check this machine and say what is missing."),
             ("completion", "completion", "completion", "Print the completion script of a shell."),
