@@ -165,33 +165,31 @@ async def test_an_item_that_fails_is_an_answer_or_an_exception(url: str) -> None
         await asyncio.to_thread(raised)
 
 
-async def test_a_stopped_map_cancels_its_jobs_if_told_to(cortex: LiveCortex, url: str) -> None:
+async def test_a_stopped_map_cancels_its_jobs_if_told_to(url: str) -> None:
+    items = [JobRequest(prompt="first", parameters={"max_tokens": 1}), "never", "never"]
+    long: dict[str, Any] = {"max_tokens": 10_000, "runtime_config": {"token_seconds": 1.0}}
+    asked: dict[str, Any] = {"model": MODEL, **long, **ECHO}
+
+    async def left_by_async(client: AsyncClient, run_id: str, on_stop: Any) -> int:
+        async with client.map(items, run_id=run_id, on_stop=on_stop, **asked) as mapped:
+            async for answer in mapped:
+                assert answer.value == "first"
+                break
+        return await client.cancel_group(run_id)
+
+    def left_by_sync() -> int:
+        with Client(url) as client:
+            with client.map(items, run_id="stop-sync", on_stop="cancel", **asked) as mapped:
+                assert next(mapped).value == "first"
+            return client.cancel_group("stop-sync")
+
     async with AsyncClient(url) as client:
-        items = [JobRequest(prompt="first", parameters={"max_tokens": 1}), "never", "never"]
-        for wish, left in (("cancel", 0), ("leave", 2)):
-            async with client.map(
-                items,
-                model=MODEL,
-                run_id=f"stop-{wish}",
-                on_stop=wish,  # type: ignore[arg-type]  # one of the two
-                max_tokens=10_000,
-                runtime_config={"token_seconds": 1.0},
-                **ECHO,
-            ) as mapped:
-                async for answer in mapped:
-                    assert answer.value == "first"
-                    break
-            if wish == "cancel":
-                async for answer in client.map(
-                    items,
-                    model=MODEL,
-                    run_id="stop-cancel",
-                    max_tokens=10_000,
-                    runtime_config={"token_seconds": 1.0},
-                    **ECHO,
-                ):
-                    assert answer.index == 0 or isinstance(answer.error, JobCancelledError)
-            assert await client.cancel_group(f"stop-{wish}") == left
+        assert await left_by_async(client, "stop-cancel", "cancel") == 0
+        assert await left_by_async(client, "stop-leave", "leave") == 2
+        again = client.map(items, run_id="stop-cancel", ordered=True, **asked)
+        codes = [answer.error and answer.error.code async for answer in again]
+        assert codes == [None, "cancelled", "cancelled"]
+    assert await asyncio.to_thread(left_by_sync) == 0
 
 
 async def test_a_stream_goes_on_over_cut_connections(cortex: LiveCortex, url: str) -> None:

@@ -44,7 +44,7 @@ def test_pieces_and_cuts_change_nothing(cuts: list[int], broken_at: int) -> None
         read += follower.feed(wire()[start:end])
     call = follower.call()
     assert call.params == {"from_sequence": len(read)}
-    read += follower.feed(wire(len(read)))
+    read += follower.feed(wire(max(0, len(read) - 2)))  # what is read again is not told again
     assert [(event.kind, event.data) for event in read] == LINES
     assert [event.sequence for event in read] == [0, 1, 2, 3]
     assert follower.ended is not None
