@@ -88,6 +88,10 @@ async def test_a_prompt_of_tokens_is_read_as_it_stands(
     told, retold = output.metadata, again.metadata
     for name in ("prompt_logprobs", "logprobs"):
         assert [one["token_id"] for one in retold[name]] == [one["token_id"] for one in told[name]]
+    del asked.parameters["logprobs"]
+    at_its_end = (await collect(runtime, asked, ResumeState(token_ids=drawn, text=text)))[2]
+    assert at_its_end.result == output.result
+    assert at_its_end.metadata["prompt_logprobs"] == told["prompt_logprobs"]
     unknown = JobInput(prompt_token_ids=[5, 10**6])
     with pytest.raises(InvalidInputError, match=r"prompt_token_ids: 1000000 is not a token"):
         await collect(runtime, unknown)
