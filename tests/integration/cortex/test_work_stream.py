@@ -12,7 +12,15 @@ import pytest
 from cortex_tools import Cortex, eventually
 
 from mnemos.cortex.notifier import worker_topic
-from mnemos.cortex.records import AttemptRef, Exchange, Exchanged, RefVerdict
+from mnemos.cortex.records import (
+    AttemptRef,
+    Claimed,
+    ClaimRequest,
+    Exchange,
+    Exchanged,
+    RefVerdict,
+)
+from mnemos.cortex.sql.store import SqlStore
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
 
@@ -137,6 +145,28 @@ async def test_a_claim_waits_and_holds_up_nothing(cortex: Cortex) -> None:
         assert [leased.job.job_id for leased in answer.acquired.jobs] == [held]
         again = await stream.ask(**stream.report(held))
         assert verdicts_of(again.reported.verdicts) == [(held, pb.VERDICT_ACCEPTED)]
+
+
+async def test_a_claim_that_waits_is_given_its_job_by_the_job_s_own_commit(
+    cortex: Cortex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cortex.server.store
+    assert isinstance(store, SqlStore)
+
+    async def never(_: ClaimRequest) -> Claimed:
+        raise AssertionError("no commit for the claim alone")
+
+    async def waits() -> bool:
+        return bool(store._writer._riders)
+
+    monkeypatch.setattr(store, "claim", never)
+    async with opened(cortex, watched=True) as stream:
+        [number] = await stream.say(stream.acquire())
+        await eventually(waits, "the claim waits")
+        job_id = await cortex.submit()
+        answer = await stream.answer(number)
+        assert [leased.job.job_id for leased in answer.acquired.jobs] == [job_id]
+        assert (await stream.ask(confirm=number)).confirmed.seconds > 0, "its lease is new"
 
 
 async def test_a_claim_that_is_taken_back_gets_nothing(cortex: Cortex) -> None:

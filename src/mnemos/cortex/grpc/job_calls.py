@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, Protocol
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
@@ -13,6 +14,7 @@ from ..errors import WorkerNotFoundError, WorkerUnknownError
 from ..notifier import Notifier, Subscription, runtime_topic, worker_topic
 from ..records import (
     AttemptRef,
+    Claimed,
     ClaimRequest,
     Exchange,
     Exchanged,
@@ -30,6 +32,13 @@ MAX_WAIT_SECONDS = 30.0
 
 class WorkerFacingStore(AttemptStore, WorkerStore, Protocol):
     """The part of the store that workers reach."""
+
+
+class Ear(NamedTuple):
+    """What a claim that waits hears of jobs."""
+
+    told: Subscription
+    topics: Sequence[str]
 
 
 class JobCalls:
@@ -79,27 +88,48 @@ class JobCalls:
     ) -> tuple[Sequence[LeasedJob], float]:
         """Lease jobs that fit, as soon as there are any; and when they were asked of the store."""
         runtimes = await self._runtimes_of(wanted.worker_id, wanted.instance_id)
+        with self._listening(wanted, runtimes) as ear:
+            return await self._claim_or_wait(wanted, seconds, ear)
+
+    def listening(self, wanted: ClaimRequest | None) -> AbstractContextManager[Ear | None]:
+        """Hear of jobs from now on; None where it is not known here which ones would fit."""
+        if wanted is None:
+            return nullcontext()
+        runtimes = self._runtimes.get((wanted.worker_id, wanted.instance_id))
+        return nullcontext() if runtimes is None else self._listening(wanted, runtimes)
+
+    async def wait_on(
+        self, wanted: ClaimRequest, seconds: float, ear: Ear, claimed: Claimed
+    ) -> tuple[Sequence[LeasedJob], float]:
+        """As wait_for_jobs(), after a claim that found nothing since `ear` listens."""
+        return await self._claim_or_wait(wanted, seconds, ear, claimed)
+
+    @contextmanager
+    def _listening(self, wanted: ClaimRequest, runtimes: Iterable[str]) -> Iterator[Ear]:
         topics = [runtime_topic(runtime) for runtime in runtimes]
-        with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as ear:
-            return await self._claim_or_wait(wanted, seconds, ear, topics)
+        with self._notifier.subscribe(worker_topic(wanted.worker_id), *topics) as told:
+            yield Ear(told, topics)
 
     async def _claim_or_wait(
-        self, wanted: ClaimRequest, seconds: float, ear: Subscription, topics: Collection[str]
+        self, wanted: ClaimRequest, seconds: float, ear: Ear, claimed: Claimed | None = None
     ) -> tuple[Sequence[LeasedJob], float]:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
+        asked_at = self.fresh.now()
         while True:
-            ear.clear()
-            asked_at = self.fresh.now()
-            claimed = await self._store.claim(wanted)
+            if claimed is None:
+                ear.told.clear()
+                asked_at = self.fresh.now()
+                claimed = await self._store.claim(wanted)
             left = end - clock()
             if claimed.jobs or left <= 0 or self._notifier.closed:
                 return claimed.jobs, asked_at
             again = claimed.again_in_seconds
-            heard = ear.wait(left if again is None else min(left, again))
-            came = await self._store.claim_along(wanted, topics, heard)
+            heard = ear.told.wait(left if again is None else min(left, again))
+            came = await self._store.claim_along(wanted, ear.topics, heard)
             if came is not None and came[0].jobs:
                 return came[0].jobs, came[1]
+            claimed = None
 
     async def _runtimes_of(self, worker_id: str, instance_id: str) -> tuple[str, ...]:
         """What a worker's process offers; read where it registered at another CORTEX, or before."""

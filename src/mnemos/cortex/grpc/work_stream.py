@@ -23,10 +23,10 @@ import grpc
 
 from mnemos.protocol.v1 import cortex_pb2 as pb
 
-from ..records import ClaimRequest, Exchange, LeasedJob
+from ..records import Claimed, ClaimRequest, Exchange, LeasedJob
 from . import incoming, outgoing
 from .fresh_leases import GrantedTogether
-from .job_calls import JobCalls, leased, reported, wait_seconds
+from .job_calls import Ear, JobCalls, leased, reported, wait_seconds
 from .refusals import status_of
 
 MAX_OPEN_CALLS = 64
@@ -193,6 +193,14 @@ class WorkStream:
         told = self._told(calls)
         if not calls:
             return
+        with self._calls.listening(told.wanted) as ear:
+            claimed = await self._exchange_at_once(told, calls)
+            if call := calls.get("acquire"):
+                assert told.wanted is not None
+                await self._wait_for_jobs(call, told.wanted, ear, claimed)
+
+    async def _exchange_at_once(self, told: Exchange, calls: ByKind) -> Claimed | None:
+        """Answer what can be, which then leaves `calls`; return what was claimed."""
         try:
             asked_at = self._calls.fresh.now()
             done = await self._calls.exchange(told)
@@ -208,10 +216,9 @@ class WorkStream:
             for call in calls.values():
                 self._waiting.pop(call.number, None)
                 self._refuse(call.number, error)
-            return
-        if call := calls.get("acquire"):
-            assert told.wanted is not None
-            await self._wait_for_jobs(call, told.wanted)
+            calls.clear()
+            return None
+        return done.claimed
 
     def _told(self, calls: ByKind) -> Exchange:
         """Read the calls; those that are answered without the store are so, and leave `calls`."""
@@ -235,14 +242,27 @@ class WorkStream:
             told |= {"worker_id": wanted.worker_id, "wanted": wanted}
         return Exchange(**told)
 
-    async def _wait_for_jobs(self, call: pb.WorkCall, wanted: ClaimRequest) -> None:
-        """Answer a claim as soon as there are jobs, unless it is withdrawn before."""
+    async def _wait_for_jobs(
+        self,
+        call: pb.WorkCall,
+        wanted: ClaimRequest,
+        ear: Ear | None = None,
+        claimed: Claimed | None = None,
+    ) -> None:
+        """Answer a claim as soon as there are jobs, unless it is withdrawn before.
+
+        It need not be carried out at first where that was done since `ear` listens.
+        """
         if call.number not in self._waiting:
             self._close(1)
             return
         self._waiting[call.number] = asyncio.current_task()
         try:
-            jobs, asked_at = await self._calls.wait_for_jobs(wanted, wait_seconds(call.acquire))
+            seconds = wait_seconds(call.acquire)
+            if ear is None or claimed is None:
+                jobs, asked_at = await self._calls.wait_for_jobs(wanted, seconds)
+            else:
+                jobs, asked_at = await self._calls.wait_on(wanted, seconds, ear, claimed)
         except asyncio.CancelledError:
             self._close(1)
             raise
