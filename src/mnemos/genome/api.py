@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 from ..engram.keys import LATEST, check_name
 from .answers import FamilyVersions, Model, ModelPage, ValidationReport, VersionOrder
-from .bodies import SPEC_BODY, read_report, read_spec
+from .bodies import ANY_BODY, SPEC_BODY, read_report, read_spec
 from .checks import allowed_key
 from .errors import InvalidModelError
 from .models import ArtifactFormat, Family, ModelSpec, ModelUpdate, RuntimeName, Text
@@ -47,7 +47,7 @@ def models_router(store: ModelStore) -> APIRouter:
         registered = await store.register(spec, replace=replace)
         return await _model(registered.found, status=201 if registered.created else 200)
 
-    @router.post("/validate", responses=errors(413), openapi_extra=SPEC_BODY)
+    @router.post("/validate", responses=errors(413), openapi_extra=ANY_BODY)
     async def validate(
         report: Annotated[ValidationReport, Depends(read_report)],
     ) -> ValidationReport:

@@ -29,6 +29,13 @@ SPEC_BODY: dict[str, Any] = {
     }
 }
 """What OpenAPI says about a body that is read here."""
+ANY_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"description": "A model's description."}}},
+    }
+}
+"""The same where a body may be wrong: what is wrong with it is the answer."""
 
 
 async def read_spec(request: Request) -> ModelSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from .errors import RETRY_SECONDS, GenomeUnavailableError
 from .metrics import GenomeMetrics
@@ -32,7 +32,7 @@ def operations_router(store: ModelStore, metrics: GenomeMetrics) -> APIRouter:
             return JSONResponse(body, 503, {"Retry-After": str(RETRY_SECONDS)})
         return JSONResponse({"ready": True, "reasons": []})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def numbers() -> Response:
         """Prometheus' text format; genome_models is NaN while the database is away."""
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.routing import Mount
 
 from mnemos import __version__
 from mnemos.http import error_body, install_error_handling
@@ -57,8 +60,15 @@ def create_app(context: ApiContext) -> FastAPI:
     for part in (redrive, results, jobs, events, groups, workers, numbers, demand, keys, webhooks):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(health.router)
-    app.mount("/v1", create_openai_app(context))
+    app.router.routes.append(_mount("/v1", create_openai_app(context)))
     return app
+
+
+def _mount(path: str, app: FastAPI) -> Mount:
+    """Everything below `path`, with line ends too: starlette's own dot does not mean them."""
+    mount = Mount(path, app)
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return mount
 
 
 async def _answer_cortex_error(_request: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mnemos import __version__
@@ -30,7 +31,7 @@ async def ready(cortex: Cortex) -> Response:
     return json_response({"ready": True, "reasons": []})
 
 
-@router.get("/metrics", summary="Metrics for Prometheus")
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def metrics(cortex: Cortex) -> Response:
     """Prometheus's text format."""
     queue = await cortex.store.queue_numbers()

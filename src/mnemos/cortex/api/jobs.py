@@ -20,7 +20,7 @@ from . import documents
 from .context import ApiContext, Cortex
 from .cursors import read_cursor, write_cursor
 from .ownership import check_own, job_of, owner_filter
-from .schemas import JobSubmit, Key
+from .schemas import JobSubmit, Key, Moment
 from .submission import parse_job
 from .views import attempt_view, job_view, json_response
 from .waiting import waiting_for
@@ -97,8 +97,8 @@ async def list_jobs(
     group: str | None = None,
     job_type: str | None = None,
     error_code: Annotated[str | None, Query(description="only dead letters with it")] = None,
-    submitted_after: datetime | None = None,
-    submitted_before: datetime | None = None,
+    submitted_after: Moment | None = None,
+    submitted_before: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: str | None = None,
     *,

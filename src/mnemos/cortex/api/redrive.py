@@ -18,7 +18,7 @@ from ..records import DeadLetters
 from ..state_machine import JobState
 from . import documents
 from .context import ApiContext, Cortex
-from .schemas import Label
+from .schemas import Label, Moment
 from .views import json_response
 
 BUDGET_SECONDS = 5.0
@@ -39,8 +39,8 @@ class Redrive(BaseModel):
     model: str | None = Field(default=None, min_length=1, description="family or family:version")
     group: Label | None = None
     error_code: Label | None = None
-    finished_after: datetime | None = None
-    finished_before: datetime | None = None
+    finished_after: Moment | None = None
+    finished_before: Moment | None = None
     limit: int = Field(
         default=MAX_JOBS, strict=True, ge=1, le=MAX_JOBS, description="The oldest go first."
     )

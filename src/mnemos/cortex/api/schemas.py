@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -38,7 +40,15 @@ def _check_guide(schema: dict[str, Any]) -> dict[str, Any]:
     return check_json_schema(schema)
 
 
+def _check_is_written(value: object) -> object:
+    """Pydantic takes a number for a moment too; nobody is told that it does."""
+    if isinstance(value, str) and value[4:5] == "-":
+        return value
+    raise ValueError("must be a date and time as in 2026-01-31T12:00:00Z")
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
+Moment = Annotated[datetime, BeforeValidator(_check_is_written)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 Runtime = Literal["vllm", "pytorch", "transformers", "echo"]

@@ -74,7 +74,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
         return _answer(404, "not_found", message, None, headers)
     if error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}."
-        headers["Allow"] = allowed_methods(request)
+        headers["Allow"] = allowed_methods(request, headers.get("Allow", ""))
         return _answer(405, "method_not_allowed", message, None, headers)
     return _answer(error.status_code, "invalid_request", f"{error.detail}", None, headers)
 
