@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
+
+from mnemos.trusted import certificates
 
 from .errors import CliError, NotUnicode, TimedOut, Unreachable, UsageFault, error_from_response
 
@@ -68,10 +71,14 @@ class ServiceClient:
             )
         self.service = service
         self.url = url.rstrip("/")
-        secret = os.environ.get(_SECRETS.get(service, ""), "")
+        variable = _SECRETS.get(service, "")
+        secret = os.environ.get(variable, "")
+        if secret and not (secret.isascii() and secret.isprintable()):
+            raise UsageFault(f"{variable} holds what no header can carry.")
         self._pool = httpx2.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {secret}"} if secret else {},
+            verify=_certificates(),
             timeout=httpx2.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS),
             # A proxy that the environment names cannot know this machine's own addresses.
             trust_env=parts.hostname not in _LOOPBACK,
@@ -287,6 +294,16 @@ class CortexClient(ServiceClient):
         if not isinstance(answer, dict):
             raise Unreachable(f"The server at {self.url} is not CORTEX.")
         return answer
+
+
+def _certificates() -> ssl.SSLContext | bool:
+    try:
+        return certificates()
+    except OSError as error:
+        raise UsageFault(
+            f"SSL_CERT_FILE cannot be used ({error.strerror or error}).",
+            hint="it names a file of certificates (PEM)",
+        ) from error
 
 
 def _segment(text: str) -> str:

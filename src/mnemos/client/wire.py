@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
+
+from mnemos.trusted import certificates
 
 from .errors import InvalidInputError, MnemosError, UnreachableError, error_of_answer
 
@@ -49,10 +52,19 @@ class Place:
         return {
             "base_url": self.url,
             "headers": headers,
+            "verify": _certificates(),
             "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=20),
             # A proxy that the environment names cannot know this machine's own addresses.
             "trust_env": urlsplit(self.url).hostname not in _LOOPBACK,
         }
+
+
+def _certificates() -> ssl.SSLContext | bool:
+    try:
+        return certificates()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InvalidInputError(f"SSL_CERT_FILE cannot be used ({reason}).") from error
 
 
 def find_place(base_url: str | None, api_key: str | None) -> Place:

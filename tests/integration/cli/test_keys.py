@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
@@ -118,3 +119,26 @@ def test_a_platform_for_other_machines_takes_secrets(tmp_path: Path) -> None:
     assert open_to_all.for_workers["NEURON_GENOME_TOKEN"] not in repr(open_to_all)
     given = PlatformTokens.of(options("127.0.0.1"), {"CORTEX_WORKER_TOKEN": "w" * 16})
     assert given.for_workers == {"NEURON_CORTEX_TOKEN": "w" * 16}
+
+
+async def test_a_certificate_of_an_authority_of_ones_own_is_believed(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    shown = authority.issue("cortex")
+    settings = CortexSettings(
+        data_dir=tmp_path / "cortex",
+        http_port=0,
+        grpc_port=0,
+        tls_cert=shown.cert,
+        tls_key=shown.key,
+    )
+
+    async def listing(**more: str) -> Result:
+        environment = {"MNEMOS_CORTEX_URL": server.http_url, **more}
+        return await asyncio.to_thread(CliRunner(env=environment).invoke, cli, ["jobs", "list"])
+
+    async with CortexServer(settings) as server:
+        assert (await listing(SSL_CERT_FILE=str(authority.cert))).exit_code == 0
+        assert (await listing()).exit_code == ExitCode.UNREACHABLE
+        nothing = await listing(SSL_CERT_FILE=str(tmp_path / "nothing"))
+        assert nothing.exit_code == ExitCode.USAGE
+        assert "SSL_CERT_FILE" in nothing.stderr
