@@ -183,7 +183,8 @@ class CortexServer:
         tasks.start(self.keys.run(), "cortex-keys")
         tasks.start(self.quotas.run(), "cortex-quotas")
         if batches is not None:
-            driver = BatchDriver(context, batches.store, batches.files)
+            sole = settings.database_url is None
+            driver = BatchDriver(context, batches.store, batches.files, sole=sole)
             tasks.start(driver.run(), "cortex-batches")
             tasks.start(FileSweeper(batches.store, batches.files).run(), "cortex-files")
             sender = WebhookSender(batches.webhooks, batches.store.deliveries, self.notifier)

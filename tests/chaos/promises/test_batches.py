@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import sys
@@ -14,8 +15,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from echo_catalog import ECHO, echo_catalog
+from echo_catalog import ECHO, echo_catalog, hook_receiver
 from figures import Figures, Scale
+from openai import OpenAI
 from stack import Process, Stack, running_stack, wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
@@ -27,6 +29,7 @@ SLOTS = 32
 WORKERS = 2
 SECONDS_BETWEEN_KILLS = 3.0
 DONE_BETWEEN_KILLS = 0.02
+SECRET = f"whsec_{base64.b64encode(b'a secret of the test').decode()}"
 ENDED = {"completed", "failed", "cancelled", "expired"}
 
 
@@ -102,8 +105,12 @@ class BatchUnderFire:
         share = self.lines / (self._most_cortex_kills + 1)
         if self.cortex_kills < self._most_cortex_kills and done >= share * (self.cortex_kills + 1):
             self.cortex_kills += 1
-            self._cortex.kill()
-            self._cortex = self._start_cortex()
+            self.kill_cortex()
+
+    def kill_cortex(self) -> None:
+        """kill -9, and start it again."""
+        self._cortex.kill()
+        self._cortex = self._start_cortex()
 
     def cancel(self) -> None:
         """Let it stop."""
@@ -157,6 +164,7 @@ def test_batches_are_whole_whatever_is_killed(
     window = f"{whole_seconds / 2:.0f}s" if ends_as == "expired" else "24h"
     with (
         echo_catalog(TOKEN_SECONDS) as genome_url,
+        hook_receiver() as (hook_url, calls),
         running_stack(tmp_path, CORTEX_LEASE_SECONDS="3", CORTEX_MAX_LOST_WORKERS="50") as stack,
     ):
         stack.environment |= {
@@ -165,6 +173,7 @@ def test_batches_are_whole_whatever_is_killed(
             "CORTEX_DATA_DIR": str(tmp_path / "cortex"),
             "CORTEX_GENOME_URL": genome_url,
             "CORTEX_ENGRAM_URL": (tmp_path / "engram").as_uri(),
+            "CORTEX_WEBHOOKS": json.dumps({"all": {"url": hook_url, "secrets": [SECRET]}}),
         }
         began = time.monotonic()
         batch = BatchUnderFire(stack, lines, bad_every, cortex_kills=scale.of(3, 1))
@@ -188,6 +197,9 @@ def test_batches_are_whole_whatever_is_killed(
 
         shown = wait_until(ended, seconds=800, what="the end of the batch")
         seconds = time.monotonic() - began
+        batch.kill_cortex()
+        assert batch.seen() == shown, "what has ended stays as it is"
+        wait_until(lambda: calls, seconds=150, what="the webhook's event")
         answered = batch.lines_of(shown["output_file_id"])
         failed = batch.lines_of(shown["error_file_id"])
     told = [line["custom_id"] for line in (*answered, *failed)]
@@ -200,6 +212,10 @@ def test_batches_are_whole_whatever_is_killed(
     figures.note("workers killed", batch.worker_kills)
     figures.note("CORTEX killed", batch.cortex_kills)
     figures.note("took", seconds, "s")
+    verify = OpenAI(api_key="unused").webhooks.unwrap
+    events = [verify(body, headers, secret=SECRET) for headers, body in calls]
+    assert {event.type for event in events} == {f"batch.{ends_as}"}
+    assert len({event.id for event in events}) == 1
     assert shown["status"] == ends_as
     assert len(told) == len(set(told)), "a line is told twice"
     assert set(told) == {f"line-{index}" for index in range(lines)}

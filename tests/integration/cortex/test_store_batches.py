@@ -116,6 +116,10 @@ async def test_one_driver_at_a_time_owns_a_batch(tools: StoreTools) -> None:
     assert (await kept.get_batch("batch_1")) == first
     await kept.leave_batches("two")
     assert await kept.own_batch("three", 10) == first
+    await kept.leave_batches("two")
+    assert await kept.own_batch("two", 10) is None
+    await kept.leave_batches(None)
+    assert await kept.own_batch("three", 10) == first
     assert await kept.save_batch("batch_1", "three", BatchState.COMPLETED, Progress())
     tools.clock.turn(60)
     assert await kept.own_batch("four", 10) is None, "it has ended"

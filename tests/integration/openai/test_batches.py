@@ -65,6 +65,7 @@ async def test_every_line_is_answered_or_told_why_not(cortex: Cortex, client: As
         ([line("a"), line("b") | {"url": "/v1/embeddings"}], "mismatched_url", 2),
         ([line("a") | {"method": "GET"}], "invalid_method", 1),
         ([{"method": "POST", "url": CHATS, "body": {}}], "invalid_custom_id", 1),
+        ([line("a\0")], "invalid_custom_id", 1),
         ([line("a") | {"body": "text"}], "missing_body", 1),
         (["", " "], "empty_file", None),
     ],

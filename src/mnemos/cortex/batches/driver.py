@@ -42,8 +42,9 @@ class BatchDriver:
     """Drives batches that nobody drives, some at once.
 
     Everything it does may be done again: jobs have keys, files are written whole, and how far a
-    batch is changes only for its owner. `run()` is a task of the owner's group; when it is
-    cancelled its batches are free for others.
+    batch is changes only for its owner. Where it is the `sole` driver there can be, whoever had a
+    batch is gone, and nobody waits for the end of that one's time. `run()` is a task of the
+    owner's group; when it is cancelled its batches are free for others.
     """
 
     def __init__(
@@ -52,17 +53,21 @@ class BatchDriver:
         store: FilesAndBatches,
         files: FileObjects,
         now: Callable[[], float] = time.time,
+        *,
+        sole: bool = False,
     ) -> None:
         self._cortex = cortex
         self._store = store
         self._files = files
         self._now = now
+        self._sole = sole
         self._owner = new_id("driver")
 
     async def run(self) -> None:
         """Look for batches and drive them, until cancelled."""
         places = asyncio.Semaphore(AT_ONCE)
         try:
+            await self._take_over()
             async with asyncio.TaskGroup() as group:
                 with self._cortex.notifier.subscribe(BATCHES_TOPIC) as ear:
                     while True:
@@ -78,6 +83,11 @@ class BatchDriver:
         finally:
             with suppress(CortexError):  # then others wait until its time is over
                 await self._store.leave_batches(self._owner)
+
+    async def _take_over(self) -> None:
+        if self._sole:
+            with suppress(CortexError):  # then their time has to end
+                await self._store.leave_batches(None)
 
     async def _find(self) -> Batch | None:
         try:

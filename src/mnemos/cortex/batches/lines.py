@@ -55,8 +55,9 @@ def parse_line(number: int, raw: bytes, endpoint: str) -> Line:
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= _MAX_CUSTOM_ID:
         message = f"custom_id: is a text of 1 to {_MAX_CUSTOM_ID} characters."
         raise _problem(number, "invalid_custom_id", message, "custom_id")
-    if not _is_unicode(custom_id):
-        raise _problem(number, "invalid_custom_id", "custom_id: is not Unicode.", "custom_id")
+    if not _is_unicode(custom_id) or "\0" in custom_id:
+        message = "custom_id: is not Unicode, or holds a NUL."
+        raise _problem(number, "invalid_custom_id", message, "custom_id")
     if told.get("method") != "POST":
         raise _problem(number, "invalid_method", "method: is POST.", "method")
     if told.get("url") != endpoint:

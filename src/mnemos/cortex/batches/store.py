@@ -114,8 +114,8 @@ class BatchStore(Protocol):
     async def keep_batch(self, batch_id: str, owner: str, seconds: float) -> bool:
         """Extend what `owner` has; return whether it still has it."""
 
-    async def leave_batches(self, owner: str) -> None:
-        """Let others own what `owner` has."""
+    async def leave_batches(self, owner: str | None) -> None:
+        """Let others own what `owner` has; None: what anybody has."""
 
     async def save_batch(
         self, batch_id: str, owner: str, state: BatchState, progress: Progress

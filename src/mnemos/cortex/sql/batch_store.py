@@ -140,8 +140,8 @@ class SqlBatchStore:
         """Extend what `owner` has; return whether it still has it."""
         return await self._writer.run(lambda tx: batches.keep(tx, batch_id, owner, seconds))
 
-    async def leave_batches(self, owner: str) -> None:
-        """Let others own what `owner` has."""
+    async def leave_batches(self, owner: str | None) -> None:
+        """Let others own what `owner` has; None: what anybody has."""
         await self._writer.run(lambda tx: batches.leave(tx, owner))
 
     async def save_batch(

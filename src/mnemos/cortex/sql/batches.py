@@ -51,7 +51,10 @@ _KEEP = """
 UPDATE batches SET owned_until = :until WHERE batch_id = :batch_id AND owner = :owner
 RETURNING batch_id
 """
-_LEAVE = "UPDATE batches SET owned_until = 0, owner = '' WHERE owner = :owner RETURNING batch_id"
+_LEAVE = """
+UPDATE batches SET owned_until = 0, owner = ''
+WHERE owner <> '' AND (:everybody OR owner = :owner) RETURNING batch_id
+"""
 _SAVE = """
 UPDATE batches SET state = :state, progress = :progress
 WHERE batch_id = :batch_id AND owner = :owner RETURNING webhooks
@@ -154,9 +157,9 @@ def keep(tx: Transaction, batch_id: str, owner: str, seconds: float) -> bool:
     return tx.one(_KEEP, wanted) is not None
 
 
-def leave(tx: Transaction, owner: str) -> None:
-    """End all ownerships of `owner`."""
-    if tx.all(_LEAVE, {"owner": owner}):
+def leave(tx: Transaction, owner: str | None) -> None:
+    """End all ownerships of `owner`, or of everybody."""
+    if tx.all(_LEAVE, {"owner": owner or "", "everybody": owner is None}):
         tx.topics.add(BATCHES_TOPIC)
 
 
