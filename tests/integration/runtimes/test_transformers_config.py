@@ -33,7 +33,14 @@ def test_every_field_is_tested_here() -> None:
     assert set(TransformersConfig.model_fields) == {
         "device", "torch_dtype", "load_in_8bit", "load_in_4bit", "device_map",
         "trust_remote_code", "use_flash_attention_2", "low_cpu_mem_usage", "task",
+        "tool_parser",
     }  # fmt: skip
+
+
+def test_the_tool_parser_is_a_known_one_and_reaches_the_prompts(cache: Path) -> None:
+    assert load(cache, tool_parser="hermes").tool_parser == "hermes"
+    with pytest.raises(InvalidInputError, match="tool_parser"):
+        load(cache, tool_parser="other")
 
 
 def test_a_device_is_a_device(cache: Path) -> None:
