@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import http.server
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
+from echo_catalog import ECHO, echo_catalog
 from stack import Stack, running_stack, wait_until
 from tiny_llama import build_tiny_llama
 from tiny_stack import TINY
@@ -42,7 +41,7 @@ def run() -> list[Row]:
     """Return p95 of both, and their ratio, for each runtime; the target is at most 2."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, _echo_system(Path(folder)) as stack:
-        rows += _measure(stack, "echo", "echo:1")
+        rows += _measure(stack, "echo", ECHO)
     with tempfile.TemporaryDirectory() as folder, _tiny_system(Path(folder)) as stack:
         rows += _measure(stack, "transformers", TINY)
     return rows
@@ -146,7 +145,7 @@ def _tiny_system(root: Path) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def _echo_system(root: Path) -> Iterator[Stack]:
-    with _catalog_of_echo() as catalog_url, running_stack(root) as stack:
+    with echo_catalog(ECHO_TOKEN_SECONDS) as catalog_url, running_stack(root) as stack:
         settings = {
             "CORTEX_DATA_DIR": str(root / "cortex"),
             "CORTEX_HTTP_PORT": str(stack.http_port),
@@ -162,36 +161,3 @@ def _echo_system(root: Path) -> Iterator[Stack]:
             supported_runtimes="echo", max_concurrent_jobs=SLOTS, log_level="WARNING"
         )
         yield stack
-
-
-@contextlib.contextmanager
-def _catalog_of_echo() -> Iterator[str]:
-    """A catalogue of models that says of every one that echo runs it."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _EchoCatalog) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _EchoCatalog(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        """Describe the one model."""
-        config = {"token_seconds": ECHO_TOKEN_SECONDS}
-        told = {
-            "family": "echo",
-            "version": "1",
-            "created_at": "2026-01-01T00:00:00+00:00",
-            "runtime": {"type": "echo", "config": config},
-        }
-        body = json.dumps(told).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""

@@ -1,4 +1,4 @@
-"""Lines of a batch become jobs, some hundreds in a commit."""
+"""Lines of a batch become jobs, a hundred in a commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .objects import FileObjects
 from .records import Batch, Fault, Progress
 from .store import BatchStore
 
-LINES_AT_ONCE = 500
+LINES_AT_ONCE = 100
+"""In one commit: what others ask meanwhile waits for it."""
 BYTES_AT_ONCE = 8 * 1024 * 1024
 LINES_BETWEEN_PAUSES = 16
 ROOM_LOOK_SECONDS = 1.0
