@@ -300,3 +300,18 @@ async def test_lines_that_ended_are_counted_on_and_told_by_how(tools: StoreTools
     await tools.store.retry_job(bad.job_id)
     counted = await kept.count_ended("batch_1", known)
     assert (counted.completed, counted.failed) == (3, 0), "it goes on"
+
+
+async def test_one_at_a_time_has_a_duty(tools: StoreTools) -> None:
+    duties = tools.store.batches.duties
+    assert await duties.own("sweep", "one", 60)
+    assert not await duties.own("sweep", "two", 60)
+    assert await duties.own("other", "two", 60)
+    tools.clock.turn(50)
+    assert await duties.own("sweep", "one", 60), "it is kept as long as it is had"
+    tools.clock.turn(59)
+    assert not await duties.own("sweep", "two", 60)
+    tools.clock.turn(2)
+    assert await duties.own("sweep", "two", 60), "its owner is gone"
+    await duties.leave("two")
+    assert await duties.own("sweep", "one", 60)

@@ -73,16 +73,6 @@ async def test_files_go_in_time_but_not_under_a_batch(
     assert objects_in(tmp_path) == [f"files/{lasting.id}"], "nor is half a file kept"
 
 
-async def test_one_at_a_time_has_a_duty(cortex: Cortex) -> None:
-    duties = cortex.server.store.batches.duties
-    assert await duties.own("test", "one", 60)
-    assert not await duties.own("test", "two", 60)
-    assert await duties.own("test", "one", 60), "it is kept as long as it is had"
-    await duties.leave("one")
-    assert await duties.own("test", "two", -1)
-    assert await duties.own("test", "one", 60), "its owner is gone"
-
-
 async def test_half_an_expiry_is_refused(cortex: Cortex) -> None:
     for field, value in (("anchor", "created_at"), ("seconds", "3600"), ("seconds", "1")):
         answer = await cortex.http.post(

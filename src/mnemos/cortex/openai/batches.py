@@ -85,7 +85,7 @@ async def create(request: Request, body: BatchRequest, cortex: Cortex) -> Respon
     if body.retry_failed_of is not None:
         failed = await _find(request, parts, body.retry_failed_of)
         _check_same(body, failed)
-        return await _retried(request, parts, failed, body)
+        return await _retried(parts, failed, body)
     if body.input_file_id is None or body.endpoint is None:
         name = "input_file_id" if body.input_file_id is None else "endpoint"
         raise refusal(f"{name}: is missing.", name)
@@ -97,7 +97,8 @@ async def create(request: Request, body: BatchRequest, cortex: Cortex) -> Respon
         raise refusal("input_file_id: the file's purpose is not batch.", "input_file_id")
     if file.size_bytes > MAX_BATCH_FILE_BYTES:
         raise refusal("input_file_id: a batch has at most 200 MiB.", "input_file_id")
-    batch = _new_batch(request, parts, body, file.file_id, body.endpoint)
+    key_id = principal_of(request.scope).key_id
+    batch = _new_batch(parts, body, key_id, file.file_id, body.endpoint)
     await parts.store.add_batch(batch)
     return await _shown(parts, batch)
 
@@ -109,7 +110,7 @@ async def retry(
     """A new batch of the lines of an ended one that were not answered."""
     parts = parts_of(cortex)
     failed = await _find(request, parts, batch_id)
-    return await _retried(request, parts, failed, body or BatchOptions())
+    return await _retried(parts, failed, body or BatchOptions())
 
 
 @router.get("/batches", summary="List batches", responses=ERRORS)
@@ -161,9 +162,7 @@ def _check_same(body: BatchRequest, failed: Batch) -> None:
             raise refusal(message, name)
 
 
-async def _retried(
-    request: Request, parts: BatchParts, failed: Batch, body: BatchOptions
-) -> Response:
+async def _retried(parts: BatchParts, failed: Batch, body: BatchOptions) -> Response:
     if failed.state in OPEN:
         raise refusal("The batch has not ended yet.", "retry_failed_of", "batch_not_ended")
     if not failed.progress.has_errors:
@@ -185,9 +184,8 @@ async def _retried(
         else body.model_copy(update={"metadata": dict(failed.metadata)})
     )
     batch = replace(
-        _new_batch(request, parts, told, file.file_id, failed.endpoint),
+        _new_batch(parts, told, failed.key_id, file.file_id, failed.endpoint),
         retry_of=failed.batch_id,
-        key_id=failed.key_id,
     )
     try:
         await FileKeeper(parts.store, parts.files).keep(file, failed_lines(parts.files, failed))
@@ -201,10 +199,9 @@ async def _retried(
 
 
 def _new_batch(
-    request: Request, parts: BatchParts, body: BatchOptions, input_file_id: str, endpoint: str
+    parts: BatchParts, body: BatchOptions, key_id: str, input_file_id: str, endpoint: str
 ) -> Batch:
-    """Raises ApiError for a webhook that is not there for who asks."""
-    key_id = principal_of(request.scope).key_id
+    """Raises ApiError for a webhook that is not there for the key."""
     unknown = parts.webhooks.unknown(body.webhooks, key_id)
     if unknown is not None:
         message = f"webhooks: there is no endpoint {unknown}; CORTEX_WEBHOOKS names them."
