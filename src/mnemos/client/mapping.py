@@ -146,12 +146,8 @@ class MapState(Generic[Item]):
         self._hold_until = self._poll_hold_until = 0.0
         self._told_lost = False
         self._began = time.monotonic()
-        self._outage = self._new_patience()
-        self._limits = self._new_patience()
-
-    def _new_patience(self) -> Patience:
-        plan = self.plan
-        return Patience(plan.patience_seconds, plan.notice, fail_fast=plan.fail_fast)
+        self._outage = Patience(plan.patience_seconds, plan.notice, fail_fast=plan.fail_fast)
+        self._limits = Patience(plan.patience_seconds, plan.notice, for_limits=True)
 
     @property
     def oldest_job_id(self) -> str | None:

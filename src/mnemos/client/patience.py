@@ -22,15 +22,22 @@ class Patience:
 
     Only what is retryable is worth a pause, and all pauses without a success between them take
     `seconds` at most. The first failure is told at once, and every 15 seconds after. With
-    `fail_fast`, an address at which nobody listens is an error at once.
+    `fail_fast`, an address at which nobody listens is an error at once. `for_limits` says that
+    CORTEX is there, only busy: a success is no news then.
     """
 
     def __init__(
-        self, seconds: float, notice: Notice | None = None, *, fail_fast: bool = False
+        self,
+        seconds: float,
+        notice: Notice | None = None,
+        *,
+        fail_fast: bool = False,
+        for_limits: bool = False,
     ) -> None:
         self._seconds = seconds
         self._notice = notice or _log.warning
         self._fail_fast = fail_fast
+        self._for_limits = for_limits
         self._gone_since: float | None = None
         self._last_notice = 0.0
         self._pause = FIRST_PAUSE_SECONDS
@@ -65,7 +72,8 @@ class Patience:
         elif now - self._last_notice >= NOTICE_SECONDS:
             self._last_notice = now
             gone = now - (self._gone_since or now)
-            self._notice(f"Still waiting for CORTEX ({gone:.0f}s): {error.message}")
+            since = "" if self._for_limits else f" for CORTEX ({gone:.0f}s)"
+            self._notice(f"Still waiting{since}: {error.message}")
 
     def succeeded(self) -> None:
         """Forget the failures so far."""
@@ -75,6 +83,6 @@ class Patience:
             return
         gone = time.monotonic() - self._gone_since
         self._gone_since = None
-        if self._last_notice:
+        if self._last_notice and not self._for_limits:
             self._last_notice = 0.0
             self._notice(f"CORTEX is back after {gone:.1f}s; going on.")

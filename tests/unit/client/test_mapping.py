@@ -80,6 +80,20 @@ def test_an_answer_behind_the_cursor_is_asked_for_by_its_job() -> None:
     assert [answer.value for answer in state.ready()] == ["yes"]
 
 
+def test_an_old_answer_that_is_read_early_is_kept_for_its_item() -> None:
+    state = state_of()
+    state.exhausted = False
+    state.take(["q"])
+    submit(state, status="completed", created=False)
+    step_of(state).done(page(ended("run:1"), ended("run:0")))
+    assert [answer.id for answer in state.ready()] == ["0"]
+    state.take(["r"])
+    state.exhausted = True
+    submit(state, status="completed", created=False)
+    assert [answer.id for answer in state.ready()] == ["1"]
+    assert state.ended
+
+
 def test_a_job_that_cortex_has_lost_is_submitted_again_from_the_start_of_the_list() -> None:
     notes: list[str] = []
     state = state_of(after="far", notice=notes.append)
