@@ -18,7 +18,7 @@ SDKS_READY := $(SDKS_VENV)/.ready
 SDKS_NODE := tests/sdks/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-sdks chaos check bench protocol format lock lock-vllm lock-sdks clean
+.PHONY: help demo test test-vllm test-sdks chaos check bench protocol reference docs format lock lock-vllm lock-sdks clean
 
 help:
 	@echo 'make demo      run real prompts through CORTEX, GENOME, ENGRAM and a NEURON worker'
@@ -29,6 +29,8 @@ help:
 	@echo 'make check     ruff, mypy --strict, import-linter, buf, generated-code drift'
 	@echo 'make bench     run the benchmarks'
 	@echo 'make protocol  generate src/mnemos/protocol from proto/'
+	@echo 'make reference generate docs/reference from the code'
+	@echo 'make docs      serve the documentation at http://127.0.0.1:8000'
 	@echo 'make format    let ruff format and mend the code'
 	@echo 'make lock      write constraints.txt from the newest allowed versions'
 	@echo 'make lock-vllm the same for constraints-vllm.txt'
@@ -64,9 +66,17 @@ check: $(DEV_READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
 	$(BIN)/python scripts/generate_protocol.py --check
+	$(BIN)/python -m scripts.reference --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV_READY)
 	PYTHONPATH=tests/support $(BIN)/python -m bench $(ARGS)
+
+reference: $(DEV_READY)
+	$(BIN)/python -m scripts.reference
+
+docs: $(DEV_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 protocol: $(DEV_READY)
 	$(BIN)/python scripts/generate_protocol.py

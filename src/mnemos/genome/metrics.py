@@ -14,27 +14,27 @@ class GenomeMetrics:
     """Counts requests by route, never by raw path: a scanner must not grow the series."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self.models = Gauge(
-            "genome_models", "Registered versions of models.", registry=self._registry
+            "genome_models", "Registered versions of models.", registry=self.registry
         )
         self.requests = Counter(
             "genome_http_requests_total",
             "HTTP requests answered.",
             ("method", "route", "status"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "genome_http_request_duration_seconds",
             "Time to the end of the answer.",
             ("route",),
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def render(self) -> bytes:
         """Return the exposition text."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class MetricsMiddleware:
