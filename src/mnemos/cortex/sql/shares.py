@@ -6,7 +6,7 @@ once a round and is served while its credit covers what its next job costs; so o
 are served in proportion to their weights, whatever waits behind their first jobs.
 
 All of it is remembered by one process alone, and only until it ends: a replica that starts begins
-a new round. Used by one thread, the writer's; `set_weights` may be called from any.
+a new round. Used by one thread, the writer's; `set_weights` and `held_back` may be by any.
 """
 
 from __future__ import annotations
