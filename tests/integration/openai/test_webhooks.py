@@ -61,7 +61,7 @@ async def has_called(receiver: Receiver, count: int) -> None:
     async def has() -> bool:
         return len(receiver.calls) >= count
 
-    await eventually(has, f"{count} calls have come")
+    await eventually(has, f"{count} calls have come", seconds=30)
 
 
 async def test_the_official_client_verifies_what_comes(tmp_path: Path, receiver: Receiver) -> None:
@@ -112,7 +112,7 @@ async def test_what_has_not_arrived_is_shown_and_tried_again_by_the_next_cortex(
             [delivery] = shown.json()["deliveries"]
             return bool(delivery["error"] == "It answered 307.")
 
-        await eventually(is_told_to_wait, "it is shown, and nobody was sent elsewhere")
+        await eventually(is_told_to_wait, "it is shown, and nobody is sent elsewhere", seconds=30)
         refused = await cortex.http.get("/api/v1/webhooks/deliveries?state=lost")
         assert refused.status_code == 422
     status = 200
@@ -125,7 +125,7 @@ async def test_what_has_not_arrived_is_shown_and_tried_again_by_the_next_cortex(
         async def has_arrived() -> bool:
             return bool(await deliveries.list_deliveries(DeliveryState.DELIVERED, 10))
 
-        await eventually(has_arrived, "it is delivered")
+        await eventually(has_arrived, "it is delivered", seconds=30)
         [delivered] = await deliveries.list_deliveries(None, 10)
         assert (delivered.batch_id, delivered.attempts > 1) == (batch.id, True)
         ids = {headers["webhook-id"] for headers, _ in receiver.calls}

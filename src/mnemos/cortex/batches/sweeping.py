@@ -85,10 +85,18 @@ class FileSweeper:
 
     async def _sweep_files(self) -> int:
         old = await self._store.expired_files(self._now() - FILE_GRACE_SECONDS, STEP)
+        swept = 0
         for file_id in old:
-            await self._files.remove(file_id)
+            try:
+                await self._files.remove(file_id)
+            except EngramError as error:
+                if error.retryable:  # so would the others, one after another
+                    raise
+                _log.warning("file.stays", file_id=file_id, error=error.message)
+                continue
             await self._store.remove_file(file_id)
-        return len(old)
+            swept += 1
+        return swept
 
     async def _clean_uploads(self) -> int:
         due = await self._store.uploads_to_clean(self._now(), STEP)
