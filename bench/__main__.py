@@ -13,6 +13,7 @@ BENCHMARKS = (
     "concurrent_jobs",
     "cancel_latency",
     "interactive_beside_batch",
+    "api_overhead",
     "transformers_batching",
     "vllm_throughput",
     "model_download",
