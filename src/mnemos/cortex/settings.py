@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mnemos.bearer import SHORTEST_SECRET
 
@@ -78,7 +79,7 @@ class CortexSettings(BaseSettings):
     """The part of the claims that batches are sure of while online jobs wait too."""
     interactive_slots: int | None = Field(default=None, ge=0)
     """So many of each worker's slots are not filled with batches; None: an eighth of them."""
-    webhooks: dict[EndpointName, WebhookEndpoint] = Field(default_factory=dict)
+    webhooks: Annotated[dict[EndpointName, WebhookEndpoint], NoDecode] = Field(default_factory=dict)
     """Who is told when a batch ends, by name; JSON (docs/batches.md)."""
     shutdown_grace_seconds: float = Field(default=3.0, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -88,6 +89,16 @@ class CortexSettings(BaseSettings):
     @classmethod
     def _none_is_for_ever(cls, value: object) -> object:
         return 0.0 if value is None or value in ("", "none") else value
+
+    @field_validator("webhooks", mode="before")
+    @classmethod
+    def _is_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value or "{}")
+        except ValueError as error:
+            raise ValueError("must be JSON") from error
 
     @field_validator("database_url")
     @classmethod
