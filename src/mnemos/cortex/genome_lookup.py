@@ -192,6 +192,10 @@ class GenomeCatalog:
             raise CatalogUnavailableError(f"GENOME cannot be reached at {self._url}.")
 
     def _json(self, answer: httpx2.Response) -> Any:
+        if answer.status_code == 401:
+            raise CatalogUnavailableError(
+                f"GENOME at {self._url} asks for its token: set CORTEX_GENOME_TOKEN."
+            )
         try:
             return answer.json()
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
@@ -12,6 +13,7 @@ import pytest
 from cortex_tools import Cortex, running_cortex
 from fastapi import FastAPI, Header, Response
 from fastapi.responses import JSONResponse
+from pydantic import SecretStr
 
 from mnemos.cortex import genome_lookup
 from mnemos.cortex.genome_lookup import (
@@ -21,6 +23,8 @@ from mnemos.cortex.genome_lookup import (
     ModelUnknownError,
 )
 from mnemos.cortex.settings import CortexSettings
+from mnemos.genome.server import GenomeServer
+from mnemos.genome.settings import GenomeSettings
 from mnemos.http import ApiError, HttpServer, install_error_handling
 
 
@@ -174,3 +178,16 @@ async def test_a_submission_is_completed_by_genome(settings: CortexSettings) -> 
             results = (await cortex.http.post("/api/v1/jobs/batch", json=lines)).json()["results"]
             assert results[0]["error"]["code"] == "model_not_found"
             assert results[1]["created"] is True
+
+
+async def test_a_genome_that_asks_for_its_token_is_told_apart(tmp_path: Path) -> None:
+    token = SecretStr("the-token-of-genome-0001")
+    exposed = GenomeSettings(data_dir=tmp_path, http_host="0.0.0.0", http_port=0, token=token)  # noqa: S104
+    async with GenomeServer(exposed) as genome:
+        async with GenomeCatalog(genome.url) as stranger:
+            with pytest.raises(CatalogUnavailableError, match="CORTEX_GENOME_TOKEN"):
+                await stranger.list_models()
+            with pytest.raises(CatalogUnavailableError, match="CORTEX_GENOME_TOKEN"):
+                await stranger.find("tiny", None)
+        async with GenomeCatalog(genome.url, token=token.get_secret_value()) as catalog:
+            assert await catalog.list_models() == []

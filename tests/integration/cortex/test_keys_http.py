@@ -266,6 +266,8 @@ async def test_jobs_that_wait_are_limited(here: Keyring) -> None:
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     await alice.post(f"/api/v1/jobs/{first['job_id']}/cancel")
     assert (await alice.post("/api/v1/jobs", json=here.cortex.body())).status_code == 201
+    again = await alice.post(f"/api/v1/jobs/{first['job_id']}/retry")
+    assert code_of(again) == (429, "rate_limit_exceeded")
     never = await alice.post(batch, json={"jobs": [here.cortex.body()] * 3})
     assert code_of(never) == (413, "too_large")
 

@@ -23,6 +23,8 @@ class PlatformTokens:
 
     worker: str | None = field(default=None, repr=False)
     genome: str | None = field(default=None, repr=False)
+    tls: bool = False
+    """Whether CORTEX speaks TLS."""
 
     @classmethod
     def of(cls, options: UpOptions, environment: Mapping[str, str] = os.environ) -> PlatformTokens:
@@ -43,7 +45,7 @@ class PlatformTokens:
         asked = exposed and "CORTEX_TLS_CLIENT_CA" not in environment
         if asked or environment.get("CORTEX_AUTH") == "required":
             worker = worker or secrets.token_urlsafe(32)
-        return cls(worker=worker, genome=genome)
+        return cls(worker=worker, genome=genome, tls="CORTEX_TLS_CERT" in environment)
 
     @cached_property
     def for_cortex(self) -> dict[str, Any]:
@@ -54,7 +56,11 @@ class PlatformTokens:
     @cached_property
     def for_workers(self) -> dict[str, str]:
         """The workers' variables."""
-        named = {"NEURON_CORTEX_TOKEN": self.worker, "NEURON_GENOME_TOKEN": self.genome}
+        named = {
+            "NEURON_CORTEX_TOKEN": self.worker,
+            "NEURON_GENOME_TOKEN": self.genome,
+            "NEURON_CORTEX_TLS": "true" if self.tls else None,
+        }
         return {name: token for name, token in named.items() if token is not None}
 
 

@@ -173,11 +173,12 @@ async def cancel_job(job_id: str, cortex: Cortex) -> Response:
     "/{job_id}/retry",
     summary="Run an ended job again",
     response_model=documents.Job,
-    responses=documents.errors(404, 409, 503),
+    responses=documents.errors(404, 409, 429, 503),
 )
 async def retry_job(job_id: str, cortex: Cortex) -> Response:
     """Put a failed, timed out or cancelled job back in the queue."""
     await check_own(cortex, job_id)
+    await cortex.quotas.check_room(cortex.principal.key_id)
     await cortex.store.retry_job(job_id)
     return await _job_answer(cortex, job_id)
 

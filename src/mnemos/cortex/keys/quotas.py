@@ -105,6 +105,13 @@ class Quotas:
             if not one.created:
                 self._settle(new.job_id, 0)
 
+    async def check_room(self, key_id: str) -> None:
+        """Raises ApiError (429) where a key may have no job more waiting."""
+        key = self._find(key_id)
+        if key is not None:
+            async with self._place(key, 1):
+                pass
+
     async def room(self, key_id: str) -> int:
         """How many more jobs a key may submit now; 0 while it must wait.
 
