@@ -161,7 +161,7 @@ class CortexService(rpc.CortexServiceServicer):
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Context
     ) -> None:
         """Carry one worker's calls about jobs, many in a message."""
-        await WorkStream(self._jobs, context.write).serve(request_iterator, self._end())
+        await WorkStream(self._jobs, context.write).serve(request_iterator, self._end)
 
     async def _end(self) -> None:
         """Return once this CORTEX shuts down."""

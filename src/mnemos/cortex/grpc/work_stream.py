@@ -60,10 +60,12 @@ class WorkStream:
         self._granted: dict[int, GrantedTogether] = {}
         """What claims were granted that were not confirmed yet."""
 
-    async def serve(self, requests: AsyncIterator[pb.WorkRequest], end: Work) -> None:
+    async def serve(
+        self, requests: AsyncIterator[pb.WorkRequest], end: Callable[[], Awaitable[None]]
+    ) -> None:
         """Return when the worker has ended the stream.
 
-        When `end` returns no more is read, and this returns once what was asked is answered.
+        When `end()` returns no more is read, and this returns once what was asked is answered.
         """
         working: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as tasks:
@@ -274,8 +276,8 @@ class WorkStream:
             self._waiting.pop(call.number, None)
 
 
-async def _cut_off(reading: asyncio.Timeout, end: Work) -> None:
-    await end
+async def _cut_off(reading: asyncio.Timeout, end: Callable[[], Awaitable[None]]) -> None:
+    await end()
     reading.reschedule(asyncio.get_running_loop().time())
 
 
