@@ -23,7 +23,9 @@ STATES = ("waiting", "given_up", "delivered")
 
 @click.group("batches", cls=SuggestingGroup)
 def batches() -> None:
-    """Run files of requests, as OpenAI's Batch API has them.
+    """Run files of requests, and again what failed.
+
+    They are those of OpenAI's Batch API.
 
     \b
     Examples
@@ -245,7 +247,13 @@ def results_of_batch(batch_id: str, errors: bool, to: Path | None, cortex_url: s
     show_default=True,
     help="Which of them.",
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    help="How many at most.",
+)
 @output_option(listing=True)
 @cortex_option()
 def list_deliveries(state: str, limit: int, output: Format, cortex_url: str) -> None:
