@@ -117,13 +117,13 @@ class InvalidInputError(ApiError):
 class AuthenticationError(ApiError):
     """The API key is missing or unknown."""
 
-    default_code = "unauthenticated"
+    default_code = "unauthorized"
 
 
 class PermissionDeniedError(ApiError):
     """The API key may not do this."""
 
-    default_code = "permission_denied"
+    default_code = "forbidden"
 
 
 class NotFoundError(ApiError):
@@ -141,7 +141,7 @@ class ConflictError(ApiError):
 class RateLimitedError(ApiError):
     """More than the API key is allowed; the call may be repeated later."""
 
-    default_code = "rate_limited"
+    default_code = "rate_limit_exceeded"
     default_retryable = True
 
 
