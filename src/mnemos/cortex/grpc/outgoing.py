@@ -70,6 +70,9 @@ def _spec(job: JobRecord) -> pb.JobSpec:
     )
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Turn(msgspec.Struct):
     role: str
     content: str
@@ -79,13 +82,13 @@ class _Turn(msgspec.Struct):
 
 
 class _Input(msgspec.Struct):
-    """What a worker is told of a job's input."""
+    """What a worker is told of a job's input; what it reads by itself stays as it was stored."""
 
     prompt: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: msgspec.Raw = _NULL
     context: str | None = None
     messages: list[_Turn] | None = None
-    inputs: list[Any] | None = None
+    inputs: list[msgspec.Raw] | None = None
     prompt_token_ids: list[int] | None = None
 
 
@@ -94,18 +97,23 @@ _read_input = msgspec.json.Decoder(_Input).decode
 
 def _input(text: str) -> pb.JobInput:
     told = _read_input(text)
+    parameters = _text(told.parameters)
     message = pb.JobInput(
         prompt=told.prompt or "",
-        parameters_json=json.dumps(told.parameters) if told.parameters else "{}",
+        parameters_json="{}" if parameters == "null" else parameters,
         context=told.context or "",
     )
     if told.messages:
         message.messages.extend(map(_turn, told.messages))
     if told.inputs:
-        message.inputs_json.extend(json.dumps(row) for row in told.inputs)
+        message.inputs_json.extend(_text(row) for row in told.inputs)
     if told.prompt_token_ids:
         message.prompt_token_ids.extend(told.prompt_token_ids)
     return message
+
+
+def _text(raw: msgspec.Raw) -> str:
+    return bytes(raw).decode()
 
 
 def _turn(turn: _Turn) -> pb.ChatMessage:
