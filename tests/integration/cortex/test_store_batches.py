@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 from cortex_tools import StoreTools
 
+from mnemos.cortex.batches.objects import DEFAULT_BUCKET, FileObjects
 from mnemos.cortex.batches.records import (
     Batch,
     BatchState,
@@ -18,10 +21,12 @@ from mnemos.cortex.batches.records import (
     Upload,
     UploadState,
 )
+from mnemos.cortex.batches.sweeping import STEP, FileSweeper
 from mnemos.cortex.notifier import BATCHES_TOPIC
 from mnemos.cortex.records import Report
 from mnemos.cortex.state_machine import JobState
 from mnemos.cortex.webhooks.records import DeliveryState
+from mnemos.engram.store import ObjectStore
 
 
 def batch_of(number: int) -> Batch:
@@ -315,3 +320,27 @@ async def test_one_at_a_time_has_a_duty(tools: StoreTools) -> None:
     assert await duties.own("sweep", "two", 60), "its owner is gone"
     await duties.leave("two")
     assert await duties.own("sweep", "one", 60)
+
+
+async def test_of_many_sweepers_one_sweeps(tools: StoreTools, tmp_path: Path) -> None:
+    kept = tools.store.batches
+    engram = ObjectStore.from_url((tmp_path / "engram").as_uri())
+    files = FileObjects(engram)
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def stored(count: int) -> None:
+        for number in range(count):
+            await files.write(f"file_{number}", content())
+            await kept.add_file(replace(file_of(number), expires_at=10.0))
+
+    await stored(STEP + 10)
+    one, two = (FileSweeper(kept, files, now=lambda: 200.0) for _ in range(2))
+    assert await one.run_once() == STEP + 10
+    assert await engram.list(DEFAULT_BUCKET) == []
+    assert await kept.expired_files(200.0, 9) == []
+    await stored(1)
+    assert await two.run_once() == 0, "the other has the duty"
+    tools.clock.turn(600)
+    assert await two.run_once() == 1, "the other is gone"

@@ -150,6 +150,9 @@ def test_only_sound_endpoints_are_taken(monkeypatch: pytest.MonkeyPatch) -> None
     settings = CortexSettings()
     assert settings.webhooks["ci"].secrets[0].get_secret_value() == SECRET
     assert SECRET not in repr(settings)
+    monkeypatch.setenv("CORTEX_WEBHOOKS", "nonsense")
+    with pytest.raises(ValueError, match="must be JSON"):
+        CortexSettings()
     for wrong in (
         {"url": "ftp://x/", "secrets": [SECRET]},
         {"url": "https://user:pass@x/", "secrets": [SECRET]},
