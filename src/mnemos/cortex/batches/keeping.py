@@ -20,6 +20,7 @@ from .store import FileStore
 WRITE_SECONDS = 900.0
 """So long a file may be written; what is not whole is swept away some time after that."""
 UNFINISHED_SECONDS = 1200.0
+DROP_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class FileKeeper:
     async def drop(self, file_id: str) -> None:
         """Take away what was written; where that cannot be now, it is swept later."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DROP_SECONDS):
                 await self._files.remove(file_id)
                 await self._store.remove_file(file_id)
         except (EngramError, CortexError, TimeoutError) as error:
