@@ -49,7 +49,7 @@ class _KnownNamesOfDotEnv(DotEnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Everything an operator can say; units are in the comments where the name has none.
+    """Everything an operator can say.
 
     Lists and maps come as comma-separated text, or as such in the constructor.
     """
@@ -66,74 +66,129 @@ class Settings(BaseSettings):
 
     # Who this worker is
     hostname: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
+    """What this machine is called; its own name unless given."""
     ip_address: str = Field(default_factory=own_ip_address)
+    """The address it is shown with; the one that it sends from unless given."""
     version: str = __version__
+    """The version that it is shown with."""
     worker_id: str | None = Field(default=None, pattern=r"^wrk_[A-Za-z0-9_-]{1,64}$")
+    """Its name in CORTEX, beginning with wrk_; given by CORTEX, and kept with the outbox, if not here."""
     worker_tags: Annotated[dict[str, str], CommaSeparated] = Field(default_factory=dict)
+    """What jobs may ask for by name: region=us-west,zone=a."""
 
-    # The neighbours; timeouts in seconds
+    # The neighbours
     cortex_grpc_url: str = Field(default="cortex:9090", min_length=1)
+    """Where CORTEX's gRPC port is, as host:port."""
     cortex_timeout: float = Field(default=30, gt=0, le=600)
-    cortex_token: SecretStr | None = None  # CORTEX_WORKER_TOKEN, or a key with the scope worker
-    cortex_tls: bool = False  # True without a file below: the system's authorities
-    cortex_ca: Path | None = None  # whose certificate CORTEX has (PEM)
-    cortex_cert: Path | None = None  # what this worker shows (PEM)
+    """Seconds that a call to CORTEX may take."""
+    cortex_token: SecretStr | None = None
+    """CORTEX_WORKER_TOKEN, or an API key with the scope worker."""
+    cortex_tls: bool = False
+    """Speak TLS to CORTEX, by the system's authorities where no file below is given."""
+    cortex_ca: Path | None = None
+    """Whose certificate CORTEX has (PEM)."""
+    cortex_cert: Path | None = None
+    """The certificate that this worker shows (PEM)."""
     cortex_key: Path | None = None
+    """Its private key (PEM)."""
     genome_http_url: str = Field(default="http://genome:8081", pattern=r"^https?://")
+    """Where GENOME answers."""
     genome_timeout: float = Field(default=30, gt=0, le=600)
+    """Seconds that a call to GENOME may take."""
     genome_token: SecretStr | None = None
+    """What GENOME asks for (GENOME_TOKEN)."""
     minio_endpoint: str = Field(default="engram:9000", min_length=1)
+    """Where ENGRAM is: host:port, a URL, or file:///directory."""
     minio_access_key: SecretStr = SecretStr("")
+    """Its access key."""
     minio_secret_key: SecretStr = SecretStr("")
+    """Its secret key."""
     minio_secure: bool = False
+    """Speak TLS to it, where the endpoint is host:port."""
 
     # What it runs
     supported_runtimes: Annotated[list[RuntimeType], CommaSeparated] = Field(
         default_factory=lambda: list(DEFAULT_RUNTIMES), min_length=1
     )
+    """What it runs: vllm, pytorch and transformers unless given; also echo."""
     max_concurrent_jobs: int = Field(default=1, ge=1, le=1024)
+    """How many jobs run at a time."""
     max_model_size_gb: float = Field(default=40, gt=0)
+    """The most that a model's files may have, in GB."""
     max_batch_size: int = Field(default=32, ge=1, le=1024)
+    """How many rows of one job run at a time."""
     max_loaded_models: int = Field(default=8, ge=1, le=64)
-    engine_memory_mb: int | None = Field(default=None, ge=256)  # None: 90 % of what is free
+    """How many models may be in memory."""
+    engine_memory_mb: int | None = Field(default=None, ge=256)
+    """The memory for all engines, in MiB; 90 % of what is free at the start unless given."""
     pinned_models: Annotated[list[str], CommaSeparated] = Field(default_factory=list)
-    model_idle_seconds: float = Field(default=1800, ge=0)  # 0: models stay until room is needed
+    """Models loaded at the start and never unloaded: family:version,family:version."""
+    model_idle_seconds: float = Field(default=1800, ge=0)
+    """A model unused for so long leaves memory; 0: only when room is needed."""
     engine_stall_seconds: float = Field(default=120, gt=0)
+    """An engine that is silent for so long is taken for hung, and killed."""
     input_buckets: Annotated[list[str], CommaSeparated] = Field(
         default_factory=lambda: ["mnemos-artifacts"]
     )
-    model_load_timeout: float = Field(default=1800, gt=0)  # seconds
-    model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108 - the documented default
-    cache_budget_gb: float | None = Field(default=None, gt=0)  # GiB; None: 90 % of what is free
-    prefetch: bool = True  # fetch models of waiting jobs ahead
-    outbox_dir: Path | None = None  # None: beside the model cache
+    """The buckets that inputs of jobs may be read from; mnemos-artifacts unless given."""
+    model_load_timeout: float = Field(default=1800, gt=0)
+    """Seconds that loading a model may take, its download included."""
+    model_cache_dir: Path = Path("/tmp/neuron/models")  # noqa: S108
+    """Where models are kept on disk."""
+    cache_budget_gb: float | None = Field(default=None, gt=0)
+    """What they may take there, in GiB; 90 % of what is free unless given."""
+    prefetch: bool = True
+    """Fetch models of waiting jobs ahead."""
+    outbox_dir: Path | None = None
+    """Where what CORTEX has not acknowledged is kept; beside the model cache unless given."""
     outbox_mb: int = Field(default=256, ge=1)
+    """How much of it, in MB; no jobs are asked for while it is full."""
     result_bucket: str = Field(
         default="mnemos-results", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
     )
+    """Where results go that are too big for a message."""
     max_result_mb: int = Field(default=1024, ge=1, le=10_240)
+    """The most that a result may have, in MB."""
     allow_remote_code: bool = False
+    """Let models bring code that runs in the engine."""
     allow_pickle: bool = False
+    """Load pickled weights, once they have been scanned."""
     require_signatures: bool = False
-    signature_keys: Annotated[list[Path], CommaSeparated] = Field(default_factory=list)  # PEM
+    """Load only models that a trusted key has signed."""
+    signature_keys: Annotated[list[Path], CommaSeparated] = Field(default_factory=list)
+    """The trusted public keys (PEM), by commas."""
     vllm_python: str | None = None
+    """The Python that has vLLM, where it is not this one."""
     pytorch_python: str | None = None
+    """The same for PyTorch."""
     transformers_python: str | None = None
+    """The same for Transformers."""
 
-    # How it behaves; seconds
+    # How it behaves
     heartbeat_interval: float = Field(default=30, gt=0, le=3600)
+    """Seconds between two heartbeats."""
     poll_interval: float = Field(default=1.0, gt=0, le=60)
+    """The least seconds between two questions for jobs that brought none."""
     poll_wait: float = Field(default=20, gt=0, le=30)
+    """Seconds that CORTEX lets a question for jobs wait."""
     shutdown_timeout: float = Field(default=300, ge=0)
+    """Seconds that running jobs have to end after SIGTERM; the rest is handed back."""
     spot_notices: Literal["off", "aws", "gcp", "azure"] = "off"
-    spot_metadata_url: str | None = Field(default=None, pattern=r"^https?://")  # None: the usual
+    """Whose notices of a machine's end are watched for."""
+    spot_metadata_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Where they are, if not at the cloud's usual address."""
 
     # What it shows
-    api_host: str = "0.0.0.0"  # noqa: S104 - the documented default, for container health checks
+    api_host: str = "0.0.0.0"  # noqa: S104
+    """Where /health, /ready and /metrics answer."""
     api_port: int = Field(default=8000, ge=0, le=65535)
+    """Their port; 0 draws one."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """The least that is written."""
     log_format: Literal["auto", "console", "json"] = "auto"
+    """auto: for people at a terminal, JSON elsewhere."""
     otlp_endpoint: str | None = None
+    """Where traces go, as http://collector:4317; none are made unless given."""
 
     @classmethod
     def settings_customise_sources(
