@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     version: str = __version__
     """The version that it is shown with."""
     worker_id: str | None = Field(default=None, pattern=r"^wrk_[A-Za-z0-9_-]{1,64}$")
-    """Its name in CORTEX, beginning with wrk_; given by CORTEX, and kept with the outbox, if not here."""
+    """Its name in CORTEX, as wrk_name; else CORTEX gives one, and the outbox keeps it."""
     worker_tags: Annotated[dict[str, str], CommaSeparated] = Field(default_factory=dict)
     """What jobs may ask for by name: region=us-west,zone=a."""
 
