@@ -102,7 +102,7 @@ async def test_a_body_over_the_limit_is_a_413(cortex: Cortex) -> None:
 
 
 async def test_a_bad_line_of_a_batch_does_not_refuse_the_rest(cortex: Cortex) -> None:
-    bad = cortex.body(input={"prompt": "Hi", "parameters": {"max_tokens": 0}})
+    bad = cortex.body(input={"prompt": "Hi", "parameters": {"max_tokens": -1}})
     keyed = cortex.body(idempotency_key="k")
     jobs = [
         cortex.body(),
