@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -82,8 +83,6 @@ class _Strict(BaseModel):
 class Sampling(_Strict):
     """How tokens are drawn, and when drawing ends."""
 
-    max_tokens: int = Field(default=512, ge=0, le=2**31)
-    """0 goes with prompt_logprobs: the prompt is read, and nothing is drawn."""
     min_tokens: int = Field(default=0, ge=0, le=2**31)
     temperature: float = Field(default=0.7, ge=0, le=2)
     top_p: float = Field(default=0.9, gt=0, le=1)
@@ -107,6 +106,8 @@ class Sampling(_Strict):
     """Tell every token's log-probability, and those of as many alternatives."""
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
     """Tell the same of every token of the prompt; the first one has none."""
+    max_tokens: int = Field(default=512, ge=0, le=2**31)
+    """0 goes with prompt_logprobs: the prompt is read, and nothing is drawn."""
     logit_bias: dict[TokenText, Bias] = Field(default_factory=dict, max_length=1024)
     """What is added to tokens' logits, by their numbers."""
     tools: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=128)
@@ -129,6 +130,13 @@ class Sampling(_Strict):
     def _one_stop_string_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @check("max_tokens")
+    @classmethod
+    def _draws_or_reads(cls, value: int, info: ValidationInfo) -> int:
+        if value == 0 and (info.data.get("prompt_logprobs") is None or info.data.get("n") != 1):
+            raise ValueError("0 goes with prompt_logprobs and with n = 1")
+        return value
+
     @model_validator(mode="after")
     def _parameters_agree(self) -> Self:
         guides = ("json_schema", "regex", "choice")
@@ -139,8 +147,6 @@ class Sampling(_Strict):
             raise ValueError("stream goes with n = 1: send one job for each answer")
         if self.target is not None and (self.n > 1 or given):
             raise ValueError(f"target is scored as it stands: leave {(given or ['n'])[0]} out")
-        if self.max_tokens == 0 and (self.prompt_logprobs is None or self.n > 1):
-            raise ValueError("max_tokens of 0 goes with prompt_logprobs and with n = 1")
         if self.target is not None and self.prompt_logprobs is not None:
             raise ValueError("prompt_logprobs goes without a target")
         return self
