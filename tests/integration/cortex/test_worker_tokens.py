@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,22 +122,41 @@ def _note_and_end(opened: list[bool]) -> None:
     raise CortexUnavailableError("the test has seen enough")
 
 
+def worker_of(server: CortexServer, root: Path, token: str) -> NEURONWorker:
+    return NEURONWorker(
+        Settings(
+            cortex_grpc_url=server.grpc_address,
+            cortex_token=SecretStr(token),
+            genome_http_url="http://127.0.0.1:1",
+            minio_endpoint=f"file://{root / 'engram'}",
+            supported_runtimes=[RuntimeType.ECHO],
+            model_cache_dir=root / "cache",
+            heartbeat_interval=0.2,
+            api_host="127.0.0.1",
+            api_port=0,
+        )
+    )
+
+
 async def test_a_worker_with_a_wrong_token_ends_with_a_sentence(tmp_path: Path) -> None:
     async with CortexServer(settings_of(tmp_path, worker_token=SecretStr(TOKEN))) as server:
-        worker = NEURONWorker(
-            Settings(
-                cortex_grpc_url=server.grpc_address,
-                cortex_token=SecretStr("a-guess"),
-                genome_http_url="http://127.0.0.1:1",
-                minio_endpoint=f"file://{tmp_path / 'engram'}",
-                supported_runtimes=[RuntimeType.ECHO],
-                model_cache_dir=tmp_path / "cache",
-                api_host="127.0.0.1",
-                api_port=0,
-            )
-        )
         with pytest.raises(ConfigurationError, match="NEURON_CORTEX_TOKEN"):
-            await worker.start()
+            await worker_of(server, tmp_path, "a-guess").start()
+
+
+async def test_a_worker_ends_whose_key_is_disabled(tmp_path: Path) -> None:
+    async with CortexServer(settings_of(tmp_path, worker_token=SecretStr(TOKEN))) as server:
+        key_id = await make_key(server, "for-workers", "worker")
+        worker = worker_of(server, tmp_path, "for-workers")
+
+        async def disable_once_ready() -> None:
+            await worker.ready.wait()
+            await server.store.keys.change_key(key_id, {"disabled": True}, sole_admins=False)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(disable_once_ready())
+            with pytest.raises(ConfigurationError, match="for-workers is disabled"):
+                await worker.start()
 
 
 async def test_both_ports_speak_tls(tmp_path: Path) -> None:
