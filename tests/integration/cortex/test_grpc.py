@@ -103,8 +103,8 @@ async def test_a_job_arrives_whole(cortex: Cortex) -> None:
         "transformers",
     )
     assert job.model.runtime_config_json == '{"device":"cpu"}'
-    assert list(job.input.inputs_json) == ['"a"', '{"prompt": "b"}']
-    assert (job.input.parameters_json, job.input.context) == ('{"max_tokens": 3}', "ctx")
+    assert list(job.input.inputs_json) == ['"a"', '{"prompt":"b"}']
+    assert (job.input.parameters_json, job.input.context) == ('{"max_tokens":3}', "ctx")
     assert (job.retry_config.max_retries, list(job.retry_config.retryable_codes)) == (
         1,
         [pb.ERROR_CODE_TIMEOUT],
