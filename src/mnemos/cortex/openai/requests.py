@@ -56,6 +56,8 @@ class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     """Taken and of no effect: nothing here is padded."""
+    continuous_usage_stats: bool | None = None
+    """Taken from vLLM's clients and of no effect: the count comes with the last piece."""
 
 
 class _Request(Strict):
