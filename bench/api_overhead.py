@@ -33,7 +33,6 @@ CHATS, TOKENS_OF_ONE = (10 if SMALL else 40), 8
 STREAMS, TOKENS, REPEATS = 8, 96, (2 if SMALL else 5)
 MOST_ADDED_MS, LEAST_PACE = 15.0, 0.97
 _LOAD_SECONDS = 120.0
-_CONFIG = {"torch_dtype": "float32", "device": "cpu"}
 
 
 def run() -> list[Row]:
@@ -45,7 +44,7 @@ def run() -> list[Row]:
 async def _measure(url: str, cache: Path) -> list[Row]:
     family, version = MODEL.split(":")
     settings = EngineSettings(model_cache_dir=cache, max_batch_size=STREAMS)
-    engine = EngineClient(RuntimeType.TRANSFORMERS, family, version, _CONFIG, settings)
+    engine = EngineClient(RuntimeType.TRANSFORMERS, family, version, {}, settings)
     await engine.start(_LOAD_SECONDS)
     try:
         async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
