@@ -1,3 +1,4 @@
+# mypy: disable-error-code="untyped-decorator"
 """A task for inspect-ai: four questions, and whether the answer has the word."""
 
 from __future__ import annotations
