@@ -38,7 +38,10 @@ class CountingDecoder:
     def widest(self) -> int:
         return max(self.widths)
 
-    def prefill(self, first_row: int, start: int, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, first_row: int, start: int, chunks: Sequence[Sequence[int]], *, every: bool = False
+    ) -> torch.Tensor:
+        assert not every
         self.read += map(list, chunks)
         return self._after([chunk[-1] for chunk in chunks], first_row + len(chunks))
 
