@@ -20,6 +20,11 @@ from ports import lasting_ports
 MNEMOS = [sys.executable, "-m", "mnemos.cli.main"]
 NEURON = [sys.executable, "-m", "neuron.worker"]
 
+_HTTP = httpx2.Client(limits=httpx2.Limits(max_keepalive_connections=0))
+"""One for all, since making one reads the system's certificates; servers are killed, so it keeps
+no connection.
+"""
+
 T = TypeVar("T")
 
 
@@ -176,7 +181,7 @@ class Stack:
                 process.tail()
             )
             try:
-                return httpx2.get(url, timeout=2).status_code == 200
+                return _HTTP.get(url, timeout=2).status_code == 200
             except httpx2.HTTPError:
                 return False
 
@@ -203,14 +208,14 @@ class Stack:
         return done
 
     def get(self, path: str) -> dict[str, Any]:
-        response = httpx2.get(f"{self.cortex_url}{path}", timeout=10)
+        response = _HTTP.get(f"{self.cortex_url}{path}", timeout=10)
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
 
     def submit(self, jobs: list[dict[str, Any]]) -> list[str]:
         """Submit many jobs at once; return their ids."""
-        response = httpx2.post(
+        response = _HTTP.post(
             f"{self.cortex_url}/api/v1/jobs/batch", json={"jobs": jobs}, timeout=30
         )
         response.raise_for_status()
